@@ -1,0 +1,94 @@
+"""Files are written aside and renamed, so that a failure never costs what was there before."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+Path = str | os.PathLike[str]
+
+
+def _sync(path: pathlib.Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _aside(path: pathlib.Path) -> pathlib.Path:
+    # The same folder, hence the same file system: only there is a rename atomic.
+    return path.with_name(f".tmp-{os.getpid()}-{path.name}")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[pathlib.Path]:
+    """Yield a temporary sibling of `path`; on success it is synced and renamed to `path`, on failure removed."""
+    target = pathlib.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = _aside(target)
+    try:
+        yield aside
+        _sync(aside)
+        os.replace(aside, target)
+        _sync(target.parent)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Write a whole file atomically; text is UTF-8."""
+    with writing(path) as aside:
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def folder(path: Path) -> Iterator[pathlib.Path]:
+    """Yield a temporary sibling folder; on success its files are synced and it takes the place of `path`.
+
+    An older folder at `path` is kept until the new one is complete.
+    """
+    target = pathlib.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = _aside(target)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        yield aside
+        for file in aside.rglob("*"):
+            _sync(file)
+        _sync(aside)
+        old = target.with_name(f".tmp-{os.getpid()}-old-{target.name}")
+        if target.exists():
+            os.replace(target, old)
+        os.replace(aside, target)
+        _sync(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def sweep(path: Path) -> None:
+    """Remove what a killed process left half-written in a folder."""
+    for left in pathlib.Path(path).glob(".tmp-*"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_space(path: Path, need: int) -> None:
+    """Raise OSError (ENOSPC) if the file system that holds `path` has fewer than `need` bytes free."""
+    free = shutil.disk_usage(path).free
+    if free < need:
+        text = f"{path}: needs {need / 1e6:.1f} MB, only {free / 1e6:.1f} MB are free"
+        raise OSError(28, text)
