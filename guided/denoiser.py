@@ -1,0 +1,192 @@
+"""Denoisers: functions (x, sigma, cond) -> D that estimate the clean image in the frame x = x0 + sigma * n.
+
+A network trained in another frame is wrapped once, here at the edge. All parametrisations are affine in the network's
+output: D = c_skip x + c_out F(c_in x, c_noise).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from guided.cond import Cond
+
+
+class Denoise(Protocol):
+    """(x: (B, *), sigma: () or (B,), cond) -> D: (B, *) in x's dtype, the estimate of E[x0 | x, cond]."""
+
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Cond, /) -> Tensor: ...
+
+
+@runtime_checkable
+class Network(Protocol):
+    """(x: (B, C, H, W), c_noise: (B,), cond) -> (B, C_out, H, W); `accepts` names the fields of `Cond` it can see."""
+
+    accepts: frozenset[str]
+
+    def __call__(self, x: Tensor, c_noise: Tensor, cond: Cond, /) -> Tensor: ...
+
+
+class Coefficients(NamedTuple):
+    """D = skip * x + out * F(scale * x, noise)."""
+
+    skip: Tensor
+    out: Tensor
+    scale: Tensor
+    noise: Tensor
+
+
+class Parametrization(Protocol):
+    """What the network's output means, as four functions of sigma."""
+
+    def coefficients(self, sigma: Tensor, /) -> Coefficients: ...
+
+
+def _level(sigma: Tensor) -> Tensor:
+    # 1000 times EDM's ln(sigma) / 4: about the range of integer timesteps, which sinusoidal embeddings are made for.
+    return 250.0 * sigma.log()
+
+
+@dataclass(frozen=True)
+class EDM:
+    """Karras et al. 2022, table 1: unit-variance input and target at every noise level; `sigma_data` is the data's std."""
+
+    sigma_data: float = 0.5
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        total = sigma**2 + self.sigma_data**2
+        return Coefficients(
+            self.sigma_data**2 / total, sigma * self.sigma_data * total.rsqrt(), total.rsqrt(), _level(sigma)
+        )
+
+
+@dataclass(frozen=True)
+class Eps:
+    """The network predicts the unit noise n (Ho et al. 2020) and sees the variance-preserving x / sqrt(1 + sigma^2)."""
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        return Coefficients(torch.ones_like(sigma), -sigma, (1 + sigma**2).rsqrt(), _level(sigma))
+
+
+@dataclass(frozen=True)
+class X0:
+    """The network predicts the clean image; its input has unit variance for data of std `sigma_data`."""
+
+    sigma_data: float = 1.0
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        scale = (sigma**2 + self.sigma_data**2).rsqrt()
+        return Coefficients(torch.zeros_like(sigma), torch.ones_like(sigma), scale, _level(sigma))
+
+
+@dataclass(frozen=True)
+class V:
+    """The network predicts v = a n - s x0 (Salimans & Ho 2022) with a = 1 / sqrt(1 + sigma^2), s = sigma a."""
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        scale = (1 + sigma**2).rsqrt()
+        return Coefficients(scale**2, -sigma * scale, scale, _level(sigma))
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The network predicts the velocity u = n - x0 at z = (1 - t) x0 + t n, t = sigma / (1 + sigma) (Lipman et al. 2023)."""
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        scale = 1 / (1 + sigma)
+        return Coefficients(scale, -sigma * scale, scale, 1000.0 * sigma * scale)
+
+
+def spread(value: Tensor, x: Tensor) -> Tensor:
+    """A () or (B,) tensor, in x's dtype and on its device, shaped to multiply x (B, *) image by image."""
+    value = value.to(device=x.device, dtype=x.dtype)
+    return value.reshape(-1, *[1] * (x.ndim - 1)) if value.ndim else value
+
+
+class Denoiser(nn.Module):
+    """A network in some parametrisation, as a `Denoise` of the common frame.
+
+    lo, hi: the noise levels the network was trained on; it sees sigma clamped to them, the affine part the true one.
+    autocast: the dtype in which the network runs (None: its own). The state x keeps its dtype in any case.
+    """
+
+    def __init__(
+        self, network: nn.Module, parametrization: Parametrization, lo: float = 0.002, hi: float = 80.0
+    ) -> None:
+        super().__init__()
+        if not 0 < lo < hi < math.inf:
+            raise ValueError(f"a denoiser's range needs 0 < lo < hi < inf, got lo={lo}, hi={hi}")
+        self.network = network
+        self.parametrization = parametrization
+        self.lo = lo
+        self.hi = hi
+        self.autocast: torch.dtype | None = None
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        """The fields of `Cond` that the network can see."""
+        return frozenset(self.network.accepts)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        sigma = sigma.to(device=x.device, dtype=torch.float64).expand(len(x))
+        skip, out, scale, _ = (spread(c, x) for c in self.parametrization.coefficients(sigma))
+        noise = self.parametrization.coefficients(sigma.clamp(self.lo, self.hi)).noise
+        weights = next(self.network.parameters(), x)
+        with _autocast(x.device, self.autocast):
+            seen = (scale * x).to(weights.dtype)
+            found = self.network(seen, noise.to(weights.dtype), cond.only(self.accepts))
+        return skip * x + out * found.to(x.dtype)
+
+
+def _autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+class FromVP(nn.Module):
+    """A network trained on discrete-time variance-preserving noise (DDPM, Stable Diffusion), as a `Denoise`.
+
+    network(z, t, cond): z = sqrt(abar_t) x0 + sqrt(1 - abar_t) n, t (B,) float. alphas_bar: (T,), falling from near 1.
+    Between the trained levels, t is interpolated linearly in ln sigma. `parametrization` is `Eps()` or `V()`.
+    Raises ValueError where alphas_bar is not a falling list within (0, 1).
+    """
+
+    def __init__(
+        self, network: nn.Module, alphas_bar: Tensor | Sequence[float], parametrization: Eps | V | None = None
+    ) -> None:
+        super().__init__()
+        abar = torch.as_tensor(alphas_bar, dtype=torch.float64)
+        if abar.ndim != 1 or len(abar) < 2 or not bool(((abar > 0) & (abar < 1)).all() and (abar.diff() < 0).all()):
+            raise ValueError("alphas_bar must be a 1-D list that falls strictly within (0, 1)")
+        self.network = network
+        self.parametrization = parametrization or Eps()
+        self.register_buffer("log_sigmas", 0.5 * (1 / abar - 1).log(), persistent=False)
+        self.lo, self.hi = (float(self.log_sigmas[i].exp()) for i in (0, -1))
+        self.autocast: torch.dtype | None = None
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        """The fields of `Cond` that the network can see."""
+        return frozenset(getattr(self.network, "accepts", frozenset()))
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """The (fractional) index of sigma among the trained noise levels, clamped to them; float64."""
+        levels = self.log_sigmas
+        target = sigma.to(levels).log().clamp(levels[0], levels[-1])
+        above = torch.searchsorted(levels, target).clamp(1, len(levels) - 1)
+        low, high = levels[above - 1], levels[above]
+        return above - 1 + (target - low) / (high - low)
+
+    def forward(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        sigma = sigma.to(device=x.device, dtype=torch.float64).expand(len(x))
+        skip, out, scale, _ = (spread(c, x) for c in self.parametrization.coefficients(sigma))
+        weights = next(self.network.parameters(), x)
+        with _autocast(x.device, self.autocast):
+            seen = (scale * x).to(weights.dtype)
+            found = self.network(seen, self.timestep(sigma).to(weights.dtype), cond.only(self.accepts))
+        return skip * x + out * found.to(x.dtype)
