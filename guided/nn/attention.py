@@ -1,0 +1,216 @@
+"""Attention blocks: ADM's self-attention, self and cross, IF's added text keys, SD's transformer.
+
+Every block maps (B, C, H, W) and a `Context` to (B, C, H, W). Projections are stored fused in the order
+(query, key, value), each split into heads next; checkpoints in another order are permuted when they are loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from guided.nn.config import UNetConfig
+
+# Up to this many scores a head (1,024 x 1,024) bf16 matmul and softmax beat the flash kernel on a CPU.
+BMM_LIMIT = 1 << 20
+
+
+class Context(NamedTuple):
+    """Text as attention reads it: tokens (B, T, C) and bias (B, 1, 1, T), 0 or -inf; no row is all -inf."""
+
+    tokens: Tensor
+    bias: Tensor
+
+
+def zero(module: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
+    """Set a layer to zero, so that the residual branch it ends starts as nothing."""
+    nn.init.zeros_(module.weight)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+    return module
+
+
+def group_norm(config: UNetConfig, width: int, eps: float | None = None) -> nn.GroupNorm:
+    """GroupNorm with the config's groups, or the largest number of them that divides the width."""
+    return nn.GroupNorm(math.gcd(config.groups, width), width, eps=eps or config.norm_eps)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Softmax attention; q (B, heads, N, d), k and v (B, heads, M, d), bias (B, 1, 1, M) -> (B, heads, N, d)."""
+    if bias is not None:
+        bias = bias.to(q.dtype)
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] * k.shape[2] <= BMM_LIMIT:
+        return attend_bmm(q, k, v, bias)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+def attend_bmm(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`attend` written out."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if bias is not None:
+        scores = scores + bias
+    return scores.softmax(-1) @ v
+
+
+def split(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """(B, N, parts * C) -> `parts` tensors (B, heads, N, C / heads)."""
+    b, n, c = x.shape
+    return x.view(b, n, parts, heads, c // (parts * heads)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def merge(x: Tensor) -> Tensor:
+    """(B, heads, N, d) -> (B, N, heads * d)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def to_sequence(h: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H * W, C)."""
+    return h.flatten(2).transpose(1, 2)
+
+
+def to_picture(x: Tensor, like: Tensor) -> Tensor:
+    """(B, H * W, C) -> (B, C, H, W), H and W as in `like`."""
+    return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], *like.shape[-2:])
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention on (B, N, C)."""
+
+    def __init__(self, width: int, heads: int, bias: bool = True) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = split(self.qkv(x), 3, self.heads)
+        return self.out(merge(attend(q, k, v)))  # type: ignore[no-any-return]
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of (B, N, C) to the text."""
+
+    def __init__(self, width: int, context: int, heads: int, bias: bool = True) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width, bias=bias)
+        self.kv = nn.Linear(context, 2 * width, bias=bias)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        (q,) = split(self.q(x), 1, self.heads)
+        k, v = split(self.kv(context.tokens), 2, self.heads)
+        return self.out(merge(attend(q, k, v, context.bias)))  # type: ignore[no-any-return]
+
+
+class SelfBlock(nn.Module):
+    """ADM's attention block (Dhariwal and Nichol 2021, arXiv 2105.05233)."""
+
+    def __init__(self, config: UNetConfig, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm = group_norm(config, width)
+        self.self_attention = SelfAttention(width, heads)
+        zero(self.self_attention.out)
+
+    def forward(self, h: Tensor, context: Context | None) -> Tensor:
+        return h + to_picture(self.self_attention(to_sequence(self.norm(h))), h)
+
+
+class SelfCrossBlock(nn.Module):
+    """Self-attention, then cross-attention to the text, each a residual."""
+
+    def __init__(self, config: UNetConfig, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm = group_norm(config, width)
+        self.self_attention = SelfAttention(width, heads)
+        self.cross_norm = nn.LayerNorm(width)
+        self.cross_attention = CrossAttention(width, config.context, heads)
+        zero(self.self_attention.out)
+        zero(self.cross_attention.out)
+
+    def forward(self, h: Tensor, context: Context) -> Tensor:
+        x = to_sequence(h)
+        y = self.self_attention(to_sequence(self.norm(h)))
+        y = y + self.cross_attention(self.cross_norm(x + y), context)
+        return h + to_picture(y, h)
+
+
+class AddedBlock(nn.Module):
+    """Self-attention whose keys and values are joined by the text's (GLIDE, DeepFloyd IF)."""
+
+    def __init__(self, config: UNetConfig, width: int, heads: int, text_only: bool) -> None:
+        super().__init__()
+        self.heads, self.parts = heads, 1 if text_only else 3
+        self.norm = group_norm(config, width)
+        self.qkv = nn.Linear(width, self.parts * width)
+        self.context_norm = group_norm(config, config.context, 1e-5) if config.context_norm else None
+        self.text_kv = nn.Linear(config.context, 2 * width)
+        self.out = zero(nn.Linear(width, width))
+
+    def forward(self, h: Tensor, context: Context) -> Tensor:
+        tokens, bias = context
+        if self.context_norm is not None:
+            tokens = self.context_norm(tokens.transpose(1, 2)).transpose(1, 2)
+        k, v = split(self.text_kv(tokens), 2, self.heads)
+        q, *own = split(self.qkv(to_sequence(self.norm(h))), self.parts, self.heads)
+        if own:
+            k, v = torch.cat((k, own[0]), 2), torch.cat((v, own[1]), 2)
+            bias = F.pad(bias, (0, q.shape[2]))
+        return h + to_picture(self.out(merge(attend(q, k, v, bias))), h)
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention, cross-attention and a gated MLP (GEGLU, arXiv 2002.05202) on (B, N, C)."""
+
+    def __init__(self, width: int, context: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.self_attention = SelfAttention(width, heads, bias=False)
+        self.norm2 = nn.LayerNorm(width)
+        self.cross_attention = CrossAttention(width, context or width, heads, bias=False) if context else None
+        self.norm3 = nn.LayerNorm(width)
+        self.mlp_in = nn.Linear(width, 8 * width)
+        self.mlp_out = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor, context: Context | None) -> Tensor:
+        x = x + self.self_attention(self.norm1(x))
+        if self.cross_attention is not None:
+            x = x + self.cross_attention(self.norm2(x), context)
+        value, gate = self.mlp_in(self.norm3(x)).chunk(2, -1)
+        return x + self.mlp_out(value * F.gelu(gate))  # type: ignore[no-any-return]
+
+
+class Transformer(nn.Module):
+    """Stable Diffusion's spatial transformer of `depth` layers (arXiv 2112.10752)."""
+
+    def __init__(self, config: UNetConfig, width: int, heads: int, depth: int) -> None:
+        super().__init__()
+        self.norm = group_norm(config, width, 1e-6)
+        # A 1x1 convolution is a linear map of the channels, so both published layouts are one matrix here.
+        self.proj_in = nn.Linear(width, width)
+        self.layers = nn.ModuleList(TransformerLayer(width, config.context, heads) for _ in range(depth))
+        self.proj_out = zero(nn.Linear(width, width))
+
+    def forward(self, h: Tensor, context: Context | None) -> Tensor:
+        x = self.proj_in(to_sequence(self.norm(h)))
+        for layer in self.layers:
+            x = layer(x, context)
+        return h + to_picture(self.proj_out(x), h)
+
+
+def attention_blocks(config: UNetConfig, level: int, depth: int) -> list[nn.Module]:
+    """The attention that follows a residual block of a level; an empty list for depth 0."""
+    width = config.widths[level]
+    heads = config.heads or width // config.head_width
+    if depth == 0:
+        return []
+    if config.attention == "transformer":
+        return [Transformer(config, width, heads, depth)]
+    if config.attention == "added":
+        return [AddedBlock(config, width, heads, config.text_only[level]) for _ in range(depth)]
+    kind = SelfBlock if config.attention == "self" else SelfCrossBlock
+    return [kind(config, width, heads) for _ in range(depth)]

@@ -1,0 +1,116 @@
+"""Residual blocks and changes of resolution."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from guided.nn.attention import Context, attention_blocks, group_norm, zero
+from guided.nn.config import UNetConfig
+
+Size = tuple[int, int]
+
+
+def activation(name: str) -> nn.Module:
+    """The activation of a config."""
+    return nn.SiLU() if name == "silu" else nn.GELU()
+
+
+def halve(h: Tensor) -> Tensor:
+    """Mean of 2 x 2 pixels; an odd last row or column is averaged alone, so sizes are halved upwards."""
+    return F.avg_pool2d(h, 2, ceil_mode=True)
+
+
+def double(h: Tensor, size: Size) -> Tensor:
+    """Repeat every pixel 2 x 2, then crop to `size`, which is odd where an odd size was halved."""
+    return F.interpolate(h, scale_factor=2.0, mode="nearest")[..., : size[0], : size[1]]
+
+
+def modulated_norm(norm: nn.GroupNorm, h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """norm(h) * (1 + scale) + shift, for scale and shift (B, C)."""
+    h = norm(h)
+    return torch.addcmul(shift[..., None, None], h, 1 + scale[..., None, None])
+
+
+class ResBlock(nn.Module):
+    """Two convolutions with the embedding in between, and a residual; may halve ("down") or double ("up").
+
+    The embedding (B, E), activated already, is added before the second norm, or scales and shifts it.
+    """
+
+    def __init__(self, config: UNetConfig, width_in: int, width: int, move: str = "stay") -> None:
+        super().__init__()
+        self.move, self.scale_shift, self.residual_scale = move, config.scale_shift, config.residual_scale
+        self.act = activation(config.act)
+        self.norm1 = group_norm(config, width_in)
+        self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
+        self.embed = nn.Linear(config.embedding, width * (2 if config.scale_shift else 1))
+        self.norm2 = group_norm(config, width)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.conv2 = zero(nn.Conv2d(width, width, 3, padding=1))
+        self.skip = nn.Conv2d(width_in, width, 1) if width != width_in else nn.Identity()
+
+    def forward(self, h: Tensor, embedding: Tensor, size: Size | None = None) -> Tensor:
+        y = self.act(self.norm1(h))
+        if self.move == "down":
+            h, y = halve(h), halve(y)
+        elif self.move == "up":
+            assert size is not None
+            h, y = double(h, size), double(y, size)
+        y = self.conv1(y)
+        e = self.embed(embedding)
+        if self.scale_shift:
+            y = modulated_norm(self.norm2, y, *e.chunk(2, 1))
+        else:
+            y = self.norm2(y + e[..., None, None])
+        y = self.skip(h) + self.conv2(self.dropout(self.act(y)))
+        return y if self.residual_scale == 1 else y / self.residual_scale
+
+
+class Down(nn.Module):
+    """Half the size: a strided convolution, or the mean of 2 x 2 pixels."""
+
+    def __init__(self, config: UNetConfig, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=1) if config.resample == "conv" else None
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        return halve(h) if self.conv is None else self.conv(h)
+
+
+class Up(nn.Module):
+    """Twice the size: repeated pixels, then a convolution if the config has it."""
+
+    def __init__(self, config: UNetConfig, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1) if config.resample == "conv" else None
+
+    def forward(self, h: Tensor, embedding: Tensor, size: Size) -> Tensor:
+        h = double(h, size)
+        return h if self.conv is None else self.conv(h)
+
+
+def down(config: UNetConfig, width: int) -> nn.Module:
+    """The step to the next coarser level."""
+    return ResBlock(config, width, width, "down") if config.resample == "resblock" else Down(config, width)
+
+
+def up(config: UNetConfig, width: int) -> nn.Module:
+    """The step to the next finer level."""
+    return ResBlock(config, width, width, "up") if config.resample == "resblock" else Up(config, width)
+
+
+class Stage(nn.Module):
+    """A residual block of a level and the attention that follows it."""
+
+    def __init__(self, config: UNetConfig, width_in: int, level: int, depth: int) -> None:
+        super().__init__()
+        self.block = ResBlock(config, width_in, config.widths[level])
+        self.attention = nn.ModuleList(attention_blocks(config, level, depth))
+
+    def forward(self, h: Tensor, embedding: Tensor, context: Context | None) -> Tensor:
+        h = self.block(h, embedding)
+        for attention in self.attention:
+            h = attention(h, context)
+        return h

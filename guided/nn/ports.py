@@ -1,0 +1,143 @@
+"""The three ports through which a condition enters: vector, sequence and space.
+
+Each maps what is absent (label -1, mask all False, NaN, or the field None) to its null, sample by sample and
+without looking at any value from Python.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from guided.nn.attention import Context
+from guided.nn.config import UNetConfig
+from guided.nn.embeddings import MLP, AttentionPool, number_embedding
+
+if TYPE_CHECKING:
+    from guided.cond import Cond
+
+
+class VectorPort(nn.Module):
+    """Noise level, class, vector and augmentation level, summed into one embedding (B, embed)."""
+
+    def __init__(self, config: UNetConfig, act: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        width, embed = config.time_width or config.widths[0], config.embedding
+        self.features = number_embedding(config)
+        self.time = MLP(width, embed, act)
+        # The last row of the table stands for "no class".
+        self.label = nn.Embedding(config.classes + 1, embed) if config.classes else None
+        self.vector = MLP(config.vector_width, embed, act) if config.vector_width else None
+        if self.vector is not None:
+            self.null_vector = nn.Parameter(torch.zeros(config.vector_width))
+        self.aug = MLP(width, embed, act) if config.aug else None
+        if self.aug is not None:
+            self.null_aug = nn.Parameter(torch.zeros(embed))
+
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
+        batch = x.shape[0]
+        embedding: Tensor = self.time(self._features(c_noise.expand(batch), x))
+        if self.label is not None:
+            null = self.config.classes
+            label = x.new_full((batch,), -1, dtype=torch.long) if cond.label is None else cond.label
+            embedding = embedding + self.label(torch.where(label < 0, null, label))
+        if self.vector is not None:
+            embedding = embedding + self.vector(self._vector(x, cond.vector))
+        if self.aug is not None:
+            embedding = embedding + self._aug(x, cond.aug)
+        return embedding
+
+    def _features(self, level: Tensor, x: Tensor) -> Tensor:
+        # The phase of the fastest wave needs float32 at least, whatever the network computes in.
+        exact = level.to(torch.promote_types(x.dtype, torch.float32))
+        return self.features(exact).to(x.dtype)  # type: ignore[no-any-return]
+
+    def _vector(self, x: Tensor, vector: Tensor | None) -> Tensor:
+        null = self.null_vector.to(x.dtype).expand(x.shape[0], -1)
+        if vector is None:
+            return null
+        if vector.shape != null.shape:
+            raise ValueError(
+                f"cond.vector: expected the shape {tuple(null.shape)}, got {tuple(vector.shape)}"
+            )
+        absent = vector.isnan().any(1, keepdim=True)
+        return torch.where(absent, null, vector.to(x.dtype))
+
+    def _aug(self, x: Tensor, aug: Tensor | None) -> Tensor:
+        null = self.null_aug.expand(x.shape[0], -1)
+        if aug is None:
+            return null
+        absent = aug.isnan()
+        level = torch.where(absent, 0.0, aug * self.config.aug_scale)
+        assert self.aug is not None
+        return torch.where(absent[:, None], null, self.aug(self._features(level, x)))
+
+
+class SequencePort(nn.Module):
+    """Text tokens, a learned null token before them, ready for attention; and their pooled vector."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.width = config.token_width
+        self.null = nn.Parameter(torch.randn(self.width) * 0.02) if config.null_token else None
+        self.project = nn.Linear(self.width, config.cross_width) if config.cross_width else None
+        heads = config.pool_heads
+        self.pool = AttentionPool(self.width, config.embedding, heads) if heads else None
+
+    def forward(self, x: Tensor, cond: Cond) -> tuple[Context, Tensor | None]:
+        tokens, mask = self._sequence(x, cond)
+        pooled = None if self.pool is None else self.pool(tokens, mask)
+        if self.project is not None:
+            tokens = self.project(tokens)
+        bias = torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill(~mask, -math.inf)
+        return Context(tokens, bias[:, None, None]), pooled
+
+    def _sequence(self, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        batch = x.shape[0]
+        if cond.tokens is None:
+            tokens = x.new_zeros(batch, 0 if self.null is not None else 1, self.width)
+            mask = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=x.device)
+        else:
+            tokens = cond.tokens.to(x.dtype)
+            if tokens.shape[0] != batch or tokens.shape[2] != self.width:
+                raise ValueError(
+                    f"cond.tokens: expected ({batch}, T, {self.width}) from the text encoder this network was made "
+                    f"for, got {tuple(tokens.shape)}"
+                )
+            mask = torch.ones_like(tokens[..., 0], dtype=torch.bool) if cond.mask is None else cond.mask
+            # Padding may hold anything, even NaN, and 0 * NaN is NaN: it is cleared before the keys are made.
+            tokens = torch.where(mask[..., None], tokens, 0.0)
+        if self.null is not None:
+            null = self.null.to(x.dtype).expand(batch, 1, -1)
+            return torch.cat((null, tokens), 1), torch.cat((mask.new_ones(batch, 1), mask), 1)
+        # No row may be empty: a softmax over nothing is NaN. A row without text reads its first, zeroed token.
+        first = mask[:, :1] | ~mask.any(1, keepdim=True)
+        return tokens, torch.cat((first, mask[:, 1:]), 1)
+
+
+class SpacePort(nn.Module):
+    """Joins an image condition, and optionally where it is given, to the channels of x."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.channels, self.presence = config.image_channels, config.presence
+
+    def forward(self, x: Tensor, cond: Cond) -> Tensor:
+        if not self.channels:
+            return x
+        shape = (x.shape[0], self.channels, *x.shape[2:])
+        image = cond.image
+        if image is None:
+            parts = [x, x.new_zeros(shape)]
+        elif image.shape != shape:
+            raise ValueError(f"cond.image: expected the shape {shape}, as x, got {tuple(image.shape)}")
+        else:
+            parts = [x, torch.where(image.isnan(), 0.0, image.to(x.dtype))]
+        if self.presence:
+            one = x.new_zeros(x.shape[0], 1, *x.shape[2:])
+            parts.append(one if image is None else (~image.isnan().any(1, keepdim=True)).to(x.dtype))
+        return torch.cat(parts, 1)

@@ -1,0 +1,57 @@
+"""U-Nets by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from guided.nn.config import UNetConfig
+
+TOKENS = 384  # width of MiniLM's token states, the default text
+
+BASE32 = UNetConfig(
+    widths=(64, 128, 256),
+    blocks=(1, 1, 1),
+    skips="level",
+    resample="conv",
+    middle_blocks=1,
+    depth=(0, 1, 1),
+    head_width=64,
+)
+BASE64 = UNetConfig(widths=(128, 256, 384, 512), blocks=(2, 2, 2, 2), resample="resblock", depth=(0, 1, 1, 1))
+BASE128 = UNetConfig(
+    widths=(128, 128, 256, 384, 512), blocks=(2,) * 5, resample="resblock", depth=(0, 0, 1, 1, 1)
+)
+BASE256 = UNetConfig(
+    widths=(128, 128, 256, 256, 512, 512), blocks=(2,) * 6, resample="resblock", depth=(0, 0, 0, 1, 1, 1)
+)
+SHAPES = replace(BASE32, widths=(32, 64, 128), head_width=32)
+TINY = UNetConfig(
+    widths=(8, 16), blocks=(1, 1), skips="level", depth=(0, 1), head_width=8, embed_width=16, middle_blocks=1
+)
+
+
+def _text(config: UNetConfig, width: int = TOKENS) -> UNetConfig:
+    return replace(config, attention="cross", token_width=width)
+
+
+PRESETS = {
+    "tiny": TINY,
+    "tiny-text": _text(TINY, 8),
+    "tiny-class": replace(TINY, classes=4),
+    "unet32-text": _text(BASE32),
+    "unet32-class": replace(BASE32, classes=10),
+    "unet32-shapes": _text(SHAPES),
+    "unet64-text": _text(BASE64),
+    "unet64-class": replace(BASE64, classes=1000),
+    "unet128-text": _text(BASE128),
+    "unet128-class": replace(BASE128, classes=1000),
+    "unet256-text": _text(BASE256),
+    "unet256-class": replace(BASE256, classes=1000),
+}
+
+
+def preset(name: str, **changes: object) -> UNetConfig:
+    """The config of a preset, with fields replaced; raises ValueError for an unknown name or field."""
+    if name not in PRESETS:
+        raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    return UNetConfig.from_dict({**PRESETS[name].to_dict(), **changes})
