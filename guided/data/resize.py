@@ -1,0 +1,96 @@
+"""Bring a picture to the network's size, the same bits on every machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[Any]
+COLUMNS = 1 << 16
+
+
+def fit(
+    array: Pixels,
+    size: tuple[int, int],
+    resize: str = "area",
+    crop: str = "centre",
+    fill: int | tuple[int, ...] = 255,
+) -> NDArray[np.uint8]:
+    """Resize (H, W, C) uint8 or uint16 to `size` = (height, width), uint8.
+
+    `resize`: "area" averages over the exact area of each new pixel (enlarging falls back to bicubic) or
+    "bicubic". `crop`: "centre" cuts what does not fit the new aspect ratio, "pad" adds borders of `fill`.
+    Values are averaged as stored (in the sRGB encoding, as is the custom of the field). Raises ValueError.
+    """
+    if resize not in ("area", "bicubic"):
+        raise ValueError(f'resize: expected "area" or "bicubic", got {resize!r}')
+    if crop not in ("centre", "pad"):
+        raise ValueError(f'crop: expected "centre" or "pad", got {crop!r}')
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"size: expected (height, width) of at least 1, got {size!r}")
+    if crop == "centre":
+        return _scale(centre(array, size), size, resize)
+    inner = _inside(array.shape[:2], size)
+    small = _scale(array, inner, resize)
+    out = np.full((*size, array.shape[2]), fill, np.uint8)
+    top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    out[top : top + inner[0], left : left + inner[1]] = small
+    return out
+
+
+def centre(array: Pixels, size: tuple[int, int]) -> Pixels:
+    """The largest centred window of (H, W, C) with the aspect ratio of `size`, at least one pixel."""
+    height, width = array.shape[:2]
+    h = min(height, max(1, round(width * size[0] / size[1])))
+    w = min(width, max(1, round(height * size[1] / size[0])))
+    top, left = (height - h) // 2, (width - w) // 2
+    return array[top : top + h, left : left + w]
+
+
+def _inside(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
+    scale = min(size[0] / shape[0], size[1] / shape[1])
+    return (
+        min(size[0], max(1, round(shape[0] * scale))),
+        min(size[1], max(1, round(shape[1] * scale))),
+    )
+
+
+def _scale(array: Pixels, size: tuple[int, int], resize: str) -> NDArray[np.uint8]:
+    full = 65535 if array.dtype == np.uint16 else 255
+    if array.shape[:2] == size:
+        values = array.astype(np.float64)
+    elif resize == "area" and array.shape[0] >= size[0] and array.shape[1] >= size[1]:
+        values = _area(array, size)
+    else:
+        values = _bicubic(array, size)
+    return np.floor(values * 255 / full + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def _area(array: Pixels, size: tuple[int, int]) -> NDArray[np.float64]:
+    """Area averages, their sums exact: whole-number weights in float64 stay below 2^53, in any order."""
+    height, width, channels = array.shape
+    rows, columns = overlaps(height, size[0]), overlaps(width, size[1])
+    flat = array.reshape(height, width * channels)
+    parts = [rows @ flat[:, at : at + COLUMNS].astype(np.float64) for at in range(0, flat.shape[1], COLUMNS)]
+    half = np.concatenate(parts, 1).reshape(size[0], width, channels)
+    total: NDArray[np.float64] = np.einsum("xw,hwc->hxc", columns, half, optimize=True)
+    return total / (height * width)
+
+
+def overlaps(old: int, new: int) -> NDArray[np.float64]:
+    """(new, old): how much of new cell i is covered by old cell j, in units of 1 / new of an old cell."""
+    i, j = np.arange(new)[:, None], np.arange(old)[None]
+    shared = np.minimum((i + 1) * old, (j + 1) * new) - np.maximum(i * old, j * new)
+    return shared.clip(0).astype(np.float64)
+
+
+def _bicubic(array: Pixels, size: tuple[int, int]) -> NDArray[np.float64]:
+    """Pillow's antialiased bicubic, in float channel by channel."""
+    planes = [
+        np.asarray(Image.fromarray(array[..., c].astype(np.float32)).resize(size[::-1], Image.Resampling.BICUBIC))
+        for c in range(array.shape[2])
+    ]
+    return np.stack(planes, -1).astype(np.float64)
