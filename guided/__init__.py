@@ -14,7 +14,25 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _ROOMS = frozenset(
-    "cli codec cond data denoiser evaluate guide model nn noise oracle path sampling solvers text train zoo".split()
+    (
+        "cli",
+        "codec",
+        "cond",
+        "data",
+        "denoiser",
+        "evaluate",
+        "guide",
+        "model",
+        "nn",
+        "noise",
+        "oracle",
+        "path",
+        "sampling",
+        "solvers",
+        "text",
+        "train",
+        "zoo",
+    )
 )
 _NAMES = {
     "Cond": "cond",

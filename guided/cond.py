@@ -133,7 +133,14 @@ def _join(name: str, conds: Sequence[Cond], sizes: Sequence[int]) -> Tensor | No
     return torch.cat(filled)
 
 
-_ABSENT = {"label": -1, "tokens": 0.0, "mask": False, "vector": float("nan"), "image": float("nan"), "aug": float("nan")}
+_ABSENT = {
+    "label": -1,
+    "tokens": 0.0,
+    "mask": False,
+    "vector": float("nan"),
+    "image": float("nan"),
+    "aug": float("nan"),
+}
 
 
 def _pad(value: Tensor, length: int) -> Tensor:

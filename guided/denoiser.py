@@ -141,7 +141,8 @@ class Denoiser(nn.Module):
         with _autocast(x.device, self.autocast):
             seen = (scale * x).to(weights.dtype)
             found = self.network(seen, noise.to(weights.dtype), cond.only(self.accepts))
-        return skip * x + out * found.to(x.dtype)
+        D: Tensor = skip * x + out * found.to(x.dtype)
+        return D
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
@@ -165,6 +166,7 @@ class FromVP(nn.Module):
             raise ValueError("alphas_bar must be a 1-D list that falls strictly within (0, 1)")
         self.network = network
         self.parametrization = parametrization or Eps()
+        self.log_sigmas: Tensor
         self.register_buffer("log_sigmas", 0.5 * (1 / abar - 1).log(), persistent=False)
         self.lo, self.hi = (float(self.log_sigmas[i].exp()) for i in (0, -1))
         self.autocast: torch.dtype | None = None
@@ -189,4 +191,5 @@ class FromVP(nn.Module):
         with _autocast(x.device, self.autocast):
             seen = (scale * x).to(weights.dtype)
             found = self.network(seen, self.timestep(sigma).to(weights.dtype), cond.only(self.accepts))
-        return skip * x + out * found.to(x.dtype)
+        D: Tensor = skip * x + out * found.to(x.dtype)
+        return D

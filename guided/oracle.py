@@ -153,8 +153,9 @@ def _log_normal(gap: Tensor, cov: Tensor) -> Tensor:
     """ln N(gap; 0, cov), (B,)."""
     root = torch.linalg.cholesky(cov)
     white = torch.linalg.solve_triangular(root, gap[..., None], upper=False)[..., 0]
-    volume = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return -0.5 * white.square().sum(-1) - volume - 0.5 * gap.shape[-1] * math.log(2 * math.pi)
+    volume: Tensor = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    exponent: Tensor = -0.5 * white.square().sum(-1)
+    return exponent - volume - 0.5 * gap.shape[-1] * math.log(2 * math.pi)
 
 
 @dataclass(frozen=True, eq=False)

@@ -109,6 +109,7 @@ def sample(
     start: int = 0,
 ) -> Tensor:
     """Follow the whole path and return the last x (B, *); arguments and errors as in `trajectory`."""
-    for _, x, _ in trajectory(denoise, x, path, cond, solver=solver, noise=noise, start=start):
+    last = x
+    for _, last, _ in trajectory(denoise, x, path, cond, solver=solver, noise=noise, start=start):
         pass
-    return x
+    return last

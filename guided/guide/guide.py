@@ -95,15 +95,15 @@ class Guided:
         """D at (x, sigma), for a step to next_sigma where that is known; linear guides carry no state."""
         weights = self._weights(sigma, next_sigma)
         found = planner.run(self.denoise, weights, x, sigma, cond)
-        if len(weights) == 1 and next(iter(weights.values())) is _ONE:
-            return next(iter(found.values())), None
-        total = torch.zeros_like(x)
+        total = None
         for branch, weight in weights.items():
-            total = total + (spread(weight, x) if isinstance(weight, Tensor) else weight) * found[branch]
-        return total, None
+            # A weight of 1 is left out of the product, so that a neutral guide is its base bit for bit.
+            part = found[branch] if _is(weight, 1.0) else _scale(weight, x) * found[branch]
+            total = part if total is None else total + part
+        return (torch.zeros_like(x) if total is None else total), None
 
     def _weights(self, sigma: Tensor, next_sigma: Tensor | None) -> dict[Branch, float | Tensor]:
-        """The total weight of each branch, those of weight zero left out; a lone branch of weight 1 is marked."""
+        """The total weight of each branch; those of weight zero are left out and never evaluated."""
         sums: dict[Branch, float | Tensor] = {Branch(): 1.0}
         for term in self.guide.terms:
             gate = term.gate(sigma)
@@ -113,17 +113,15 @@ class Guided:
                 accepts = planner.accepted(branch.denoise or self.denoise)
                 seen = branch.seen_by(accepts)
                 sums[seen] = _add(sums.get(seen, 0.0), _times(weight, gate))
-        kept = {branch: weight for branch, weight in sums.items() if not _is(weight, 0.0)}
-        if len(kept) == 1 and _is(next(iter(kept.values())), 1.0):
-            return dict.fromkeys(kept, _ONE)
-        return kept
-
-
-_ONE = 1.0
+        return {branch: weight for branch, weight in sums.items() if not _is(weight, 0.0)}
 
 
 def _is(weight: float | Tensor, value: float) -> bool:
     return bool((weight == value).all()) if isinstance(weight, Tensor) else weight == value
+
+
+def _scale(weight: float | Tensor, x: Tensor) -> float | Tensor:
+    return spread(weight, x) if isinstance(weight, Tensor) and weight.ndim < 2 else weight
 
 
 def _lift(weight: float | Tensor, other: float | Tensor) -> float | Tensor:

@@ -37,9 +37,7 @@ def accepted(denoise: Denoise) -> frozenset[str] | None:
     return fields
 
 
-def run(
-    base: Denoise, branches: Iterable[Branch], x: Tensor, sigma: Tensor, cond: Cond
-) -> dict[Branch, Tensor]:
+def run(base: Denoise, branches: Iterable[Branch], x: Tensor, sigma: Tensor, cond: Cond) -> dict[Branch, Tensor]:
     """Evaluate each branch at (x, sigma); those that share a network share one call."""
     groups: dict[int, tuple[Denoise, list[Branch]]] = {}
     for branch in branches:
@@ -56,5 +54,5 @@ def run(
         rows = [len(x)] * len(group)
         levels = sigma if sigma.ndim == 0 else torch.cat([sigma] * len(group))
         D = network(torch.cat([x] * len(group)), levels, Cond.cat(conds, rows))
-        found.update(zip(group, D.split(rows), strict=True))
+        found.update(zip(group, torch.split(D, len(x)), strict=True))
     return found
