@@ -13,26 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_ROOMS = frozenset(
-    (
-        "cli",
-        "codec",
-        "cond",
-        "data",
-        "denoiser",
-        "evaluate",
-        "guide",
-        "model",
-        "nn",
-        "noise",
-        "oracle",
-        "path",
-        "sampling",
-        "solvers",
-        "text",
-        "train",
-        "zoo",
-    )
+_ROOMS = (
+    *("cond", "noise", "path", "codec", "denoiser", "oracle", "solvers", "sampling", "guide", "nn", "text", "data"),
+    *("model", "train", "evaluate", "zoo", "cli"),
 )
 _NAMES = {
     "Cond": "cond",

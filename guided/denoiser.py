@@ -55,7 +55,7 @@ def _level(sigma: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class EDM:
-    """Karras et al. 2022, table 1: unit-variance input and target at every noise level; `sigma_data` is the data's std."""
+    """Karras et al. 2022, table 1: unit-variance input and target at every level; `sigma_data` is the data's std."""
 
     sigma_data: float = 0.5
 
@@ -96,7 +96,7 @@ class V:
 
 @dataclass(frozen=True)
 class Flow:
-    """The network predicts the velocity u = n - x0 at z = (1 - t) x0 + t n, t = sigma / (1 + sigma) (Lipman et al. 2023)."""
+    """The network predicts u = n - x0 at z = (1 - t) x0 + t n, t = sigma / (1 + sigma) (Lipman et al. 2023)."""
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         scale = 1 / (1 + sigma)

@@ -49,7 +49,7 @@ def log_snr(n: int, lo: float, hi: float) -> Tensor:
 
 
 def flow(n: int, lo: float, hi: float, shift: float = 1.0) -> Tensor:
-    """Uniform in flow time t = sigma / (1 + sigma), then shifted: t -> k t / (1 + (k - 1) t), which is sigma -> k sigma.
+    """Uniform in flow time t = sigma / (1 + sigma), then shifted: t -> k t / (1 + (k - 1) t), or sigma -> k sigma.
 
     shift > 1 spends more steps at high noise, as larger pictures want (Esser et al. 2024, eq. 23).
     """

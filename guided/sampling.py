@@ -109,7 +109,6 @@ def sample(
     start: int = 0,
 ) -> Tensor:
     """Follow the whole path and return the last x (B, *); arguments and errors as in `trajectory`."""
-    last = x
-    for _, last, _ in trajectory(denoise, x, path, cond, solver=solver, noise=noise, start=start):
-        pass
-    return last
+    for move in trajectory(denoise, x, path, cond, solver=solver, noise=noise, start=start):
+        x = move[1]
+    return x
