@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
-from guided.text import _locate as files
+from guided.text._locate import MINILM_SCALE, locate
+from guided.text._open_clip import open_open_clip
 from guided.text._transformers import open_transformers
 from guided.text.encoder import FrozenEncoder
 
 FIELDS = ("class", "from", "weights", "tokenizer", "length", "dtype", "scale")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+OPENERS = {"transformers": open_transformers, "open_clip": open_open_clip}
 
 
 def open_encoder(
@@ -25,27 +27,24 @@ def open_encoder(
     dtype_name = wanted.get("dtype", "float32") if dtype is None else str(dtype).removeprefix("torch.")
     if dtype_name not in DTYPES:
         raise ValueError(f"text encoder: dtype is one of {', '.join(DTYPES)}, got {dtype_name!r}")
-    found = files.locate(name)
+    found = locate(name)
+    # The opener fills in what only it knows: the class, the tokenizer, a length that was not asked for.
     base: dict[str, Any] = {
-        "class": "",
-        "from": "minilm" if found.minilm else name,
-        "weights": files.checksum(found),
-        "tokenizer": "",
-        "length": length if length is not None else wanted.get("length"),
+        "class": None,
+        "from": found.name,
+        "weights": found.checksum(),
+        "tokenizer": None,
+        "length": wanted.get("length") if length is None else length,
         "dtype": dtype_name,
-        "scale": wanted.get("scale", files.MINILM_SCALE if found.minilm else 1.0),
+        "scale": wanted.get("scale", MINILM_SCALE if found.minilm else 1.0),
     }
-    opener = open_transformers
-    if found.arch is not None or (found.folder / "open_clip_config.json").is_file():
-        from guided.text._open_clip import open_open_clip
-
-        opener = open_open_clip
-    encoder = opener(found, base, device, DTYPES[dtype_name])
+    encoder = OPENERS[found.library](found, base, device, DTYPES[dtype_name])
     for field in ("class", "weights", "tokenizer"):
-        if wanted.get(field, encoder.spec[field]) != encoder.spec[field]:
+        has = encoder.spec[field]
+        if wanted.get(field, has) != has:
             raise ValueError(
-                f"text encoder {name!r}: its {field} is {encoder.spec[field]}, expected {wanted[field]}; "
-                f"this is another encoder than the one asked for. Open the original, or leave {field} out to take this one"
+                f"text encoder {name!r}: its {field} is {has}, expected {wanted[field]}: it is not the encoder "
+                f"that was asked for; restore that one, or leave out {field!r} to take this one"
             )
     return encoder
 
@@ -58,8 +57,12 @@ def _checked(spec: str | Mapping[str, Any]) -> dict[str, Any]:
     unknown = [field for field in spec if field not in FIELDS]
     if unknown:
         raise ValueError(f"text encoder: unknown field {unknown[0]!r}; known are {', '.join(FIELDS)}")
-    if not isinstance(spec.get("from"), str) or not spec["from"]:
-        raise ValueError(
-            f'text encoder: expected "from" to name an encoder, got {json.dumps(spec.get("from"))}'
-        )
+    source = spec.get("from")
+    if not isinstance(source, str) or not source:
+        raise ValueError(f'text encoder: expected "from" to name an encoder, got {json.dumps(source)}')
+    scale, length = spec.get("scale", 1.0), spec.get("length")
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not scale > 0:
+        raise ValueError(f"text encoder: scale is a number above 0, got {scale!r}")
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int)):
+        raise ValueError(f"text encoder: length is a whole number of tokens, got {length!r}")
     return dict(spec)

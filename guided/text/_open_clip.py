@@ -14,7 +14,7 @@ from guided.text._words import OpenClipWords, Tokenizer, TransformersWords
 from guided.text.encoder import FrozenEncoder
 
 # What a model with one built-in text tower keeps at the top level of its weights.
-_BUILT_IN = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection", "cls_emb")
+_BUILT_IN = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
 
 
 def open_open_clip(found: Found, spec: dict[str, Any], device: torch.device, dtype: torch.dtype) -> FrozenEncoder:
@@ -40,8 +40,10 @@ def open_open_clip(found: Found, spec: dict[str, Any], device: torch.device, dty
     model.output_tokens = True
     _load(model, found)
     words = _words(open_clip, found, text, length)
-    tower = OpenClipTower(model.eval().requires_grad_(False).to(device, dtype))
-    spec = {**spec, "class": f"open_clip.{type(model).__name__}", "tokenizer": words.fingerprint, "length": length}
+    pad = words.tokenizer.pad_token_id if isinstance(words, TransformersWords) else 0
+    tower = OpenClipTower(model.eval().requires_grad_(False).to(device, dtype), pad)
+    kind = f"open_clip.{type(model).__name__}"
+    spec = {**spec, "class": kind, "tokenizer": words.fingerprint, "length": length}
     vector_width = int(config["embed_dim"]) if model.text_projection is not None else int(model.width)
     return FrozenEncoder(words, tower, spec, int(model.width), vector_width, "empty", device)
 
@@ -49,19 +51,18 @@ def open_open_clip(found: Found, spec: dict[str, Any], device: torch.device, dty
 class OpenClipTower(nn.Module):
     """open_clip's text transformer: states after the final norm, and its own pooled and projected state.
 
-    A tower that looks both ways, or appends a class token, was trained on prompts padded to its full length and hears
-    the padding: only such a tower is given it, and the states of the padding are left out.
+    It takes prompts of its full length only, and one that looks both ways was trained to hear the padding: so it
+    is given the padding, alone or in a batch the same, and the states of the padding are left out.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, pad: int) -> None:
         super().__init__()
         self.model = model
-        self.full = model.attn_mask is None or model.cls_emb is not None
+        self.pad = pad
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         length = ids.shape[1]
-        if self.full:
-            ids = nn.functional.pad(ids, (0, self.model.context_length - length), value=self.model.pad_id)
+        ids = nn.functional.pad(ids, (0, self.model.context_length - length), value=self.pad)
         pooled, states = self.model(ids)
         return states[:, :length], pooled
 
@@ -78,7 +79,7 @@ def _config(open_clip: Any, found: Found) -> dict[str, Any]:
                 "open_clip.list_models() lists them"
             )
     if not isinstance(config, dict) or not {"embed_dim", "text_cfg"} <= config.keys():
-        raise ValueError(f"text encoder {found.folder}: open_clip_config.json has no model_cfg with a text tower")
+        raise ValueError(f"text encoder {found.folder}: its open_clip_config.json describes no text tower")
     return config
 
 
@@ -97,7 +98,7 @@ def _load(model: nn.Module, found: Found) -> None:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(
-            f"text encoder {found.name!r}: {found.weights[0].name} does not fit the text tower of its architecture: {error}"
+            f"text encoder {found.name!r}: {found.weights[0].name} does not fit its text tower: {error}"
         ) from error
 
 
@@ -106,12 +107,11 @@ def _words(open_clip: Any, found: Found, text: dict[str, Any], length: int) -> T
     if not text.get("hf_tokenizer_name"):
         return OpenClipWords(open_clip.SimpleTokenizer(**options), length)
     clean = open_clip.tokenizer.get_clean_fn(options.pop("clean", "whitespace"))
-    if text.get("tokenizer_mode") or options:
-        raise ValueError(
-            f"text encoder {found.name!r}: its tokenizer options ({text.get('tokenizer_mode') or options}) are not supported"
-        )
+    unknown = text.get("tokenizer_mode") or options
+    if unknown:
+        raise ValueError(f"text encoder {found.name!r}: its tokenizer option {unknown} is not known here")
     import transformers
 
     place = tokenizer_folder(found.folder)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
-    return TransformersWords(tokenizer, length, clean)
+    load = transformers.AutoTokenizer.from_pretrained
+    return TransformersWords(load(place, local_files_only=True, trust_remote_code=False), length, clean)

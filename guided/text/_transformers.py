@@ -21,14 +21,9 @@ T5 = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderMode
 UNLIMITED = 512
 
 
-def open_transformers(
-    found: Found, spec: dict[str, Any], device: torch.device, dtype: torch.dtype
-) -> FrozenEncoder:
-    """Open a transformers folder; the class is what its config.json says, the code is the installed library's."""
-    path = found.folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"text encoder {found.folder}: no config.json in it")
-    config = json.loads(path.read_text())
+def open_transformers(found: Found, spec: dict[str, Any], device: torch.device, dtype: torch.dtype) -> FrozenEncoder:
+    """Open a transformers folder: its config.json says which class, the installed library has the code."""
+    config = json.loads((found.folder / "config.json").read_text())
     ensure_torchvision()
     try:
         import transformers
@@ -43,7 +38,7 @@ def open_transformers(
             tokenizer_folder(found.folder), local_files_only=True, trust_remote_code=False
         )
     model = model.eval().requires_grad_(False).to(device)
-    limit = _limit(model, tokenizer, found)
+    limit = _limit(model, tokenizer)
     length = spec["length"] if spec["length"] is not None else min(limit, _reads(found, limit))
     if not 1 <= length <= limit:
         raise ValueError(f"text encoder {found.name!r}: length is between 1 and {limit}, got {length}")
@@ -63,7 +58,7 @@ def open_transformers(
 
 
 class ClipTower(nn.Module):
-    """CLIP's text tower: states after the final norm; the pooled state of the end token, projected if it can be.
+    """CLIP's text tower: states after the final norm, and that of the end token, projected where it can be.
 
     Learning Transferable Visual Models From Natural Language Supervision, Radford et al. 2021, section 2.4.
     """
@@ -92,7 +87,7 @@ class T5Tower(nn.Module):
 
 
 class MeanTower(nn.Module):
-    """An encoder like BERT: its states, and their mean at unit RMS (its direction is what sentence encoders train)."""
+    """An encoder like BERT: its states, and their mean at unit RMS (sentence encoders train its direction)."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -114,8 +109,8 @@ def _class(transformers: Any, kind: str | None, config: dict[str, Any], found: F
     if kind in transformers.models.auto.modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES | {"mpnet": ""}:
         return transformers.AutoModel
     raise ValueError(
-        f"text encoder {found.name!r}: its config.json says model_type {kind!r}, which is no text encoder known here; "
-        "expected CLIP text, the T5 family or an encoder like BERT"
+        f"text encoder {found.name!r}: its config.json says model_type {kind!r}, which is no text encoder known "
+        "here; expected CLIP text, the T5 family or an encoder like BERT"
     )
 
 
@@ -135,13 +130,13 @@ def _weights(chosen: Any, found: Found, dtype: torch.dtype) -> Any:
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     if missing:
         raise ValueError(
-            f"text encoder {found.folder}: {len(missing)} tensors of {chosen.__name__} are not in its weights, "
-            f"the first is {missing[0]}; the folder is incomplete or its config.json is another model's"
+            f"text encoder {found.folder}: {len(missing)} tensors of {chosen.__name__} are not in its weights, the "
+            f"first is {missing[0]}; the folder is incomplete, or its config.json is another model's"
         )
     return model
 
 
-def _limit(model: Any, tokenizer: Any, found: Found) -> int:
+def _limit(model: Any, tokenizer: Any) -> int:
     """The most tokens the weights can place."""
     limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < 1e6 else []
     positions = getattr(model.config, "max_position_embeddings", None)
@@ -163,8 +158,8 @@ def _check_vocabulary(model: Any, tokenizer: Any, found: Found) -> None:
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise ValueError(
-            f"text encoder {found.folder}: its tokenizer has {len(tokenizer)} tokens, its weights know {rows}; "
-            "the two are not a pair"
+            f"text encoder {found.folder}: its tokenizer has {len(tokenizer)} tokens, its weights know {rows}: "
+            "they are not a pair"
         )
 
 

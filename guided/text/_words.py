@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from bisect import bisect_left
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 # What a tokenizer does to these tells it from its relatives: case, accents, digits, spaces, scripts, emoji.
@@ -33,10 +36,14 @@ class Tokenizer(Protocol):
 
 
 class TransformersWords:
-    """The tokenizer of a transformers encoder; fast ones tell the character at which a prompt was cut."""
+    """The tokenizer of a transformers encoder; fast ones tell the character at which a prompt was cut.
 
-    def __init__(self, tokenizer: Any, length: int) -> None:
+    clean: what is done to a prompt first, for an encoder that was trained so.
+    """
+
+    def __init__(self, tokenizer: Any, length: int, clean: Callable[[str], str] = str) -> None:
         self.tokenizer = tokenizer
+        self.clean = clean
         self.length = length
         empty, one = self._ids(""), self._ids("a")
         self._tail = 0  # special tokens at the end; they are kept whatever is cut
@@ -50,6 +57,7 @@ class TransformersWords:
         self.fingerprint = fingerprint(tokenizer.get_vocab(), probes)
 
     def __call__(self, text: str) -> Words:
+        text = self.clean(text)
         ids = self._ids(text)
         if len(ids) <= self.length:
             return Words(ids, None)
@@ -69,7 +77,7 @@ class TransformersWords:
 
 
 class OpenClipWords:
-    """open_clip's own byte-pair tokenizer, which keeps no offsets: what was dropped is decoded from its ids."""
+    """open_clip's own byte-pair tokenizer, which keeps no account of where its tokens came from."""
 
     def __init__(self, tokenizer: Any, length: int) -> None:
         self.tokenizer = tokenizer
@@ -81,11 +89,21 @@ class OpenClipWords:
     def __call__(self, text: str) -> Words:
         ids = self.tokenizer.encode(text)
         room = self.length - 2
-        cut = self.tokenizer.decode(ids[room:]).strip() if len(ids) > room else None
+        cut = self._source(text, ids[room:]) if len(ids) > room else None
         return Words([self.tokenizer.sot_token_id, *ids[:room], self.tokenizer.eot_token_id], cut)
+
+    def _source(self, text: str, dropped: list[int]) -> str:
+        """The end of the text that gives these ids; where they begin inside a word, the ids decoded."""
+        encode = self.tokenizer.encode
+        starts = [match.start() for match in re.finditer(r"\S+", text)]
+        at = bisect_left(starts, True, key=lambda start: len(encode(text[start:])) <= len(dropped))
+        if at < len(starts) and encode(text[starts[at] :]) == dropped:
+            return text[starts[at] :]
+        decoded: str = self.tokenizer.decode(dropped)
+        return decoded.strip()
 
 
 def fingerprint(vocabulary: dict[str, int], probes: list[list[int]]) -> str:
-    """Hex digest of a vocabulary and of what was made of the probes: what a tokenizer does, not how it is stored."""
+    """Hex digest of a vocabulary and of its use on the probes: what a tokenizer does, not how it is stored."""
     text = json.dumps([sorted(vocabulary.items()), probes])
     return hashlib.sha256(text.encode()).hexdigest()

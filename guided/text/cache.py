@@ -1,10 +1,12 @@
-"""Token states on disk, memory-mapped: an encoder runs once a caption, and not at all where it is not installed."""
+"""Token states on disk, memory-mapped: an encoder runs once a caption, and need not be installed later."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
+import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from guided.text.encoder import Encoded, Null, TextEncoder, absent, cache_key, c
 
 # Texts encoded between two writes: what a killed run can lose.
 _SHARD = 1024
+# Seconds after which a file that no index names belongs to nobody.
+_ABANDONED = 3600
 
 
 @dataclass(frozen=True)
@@ -34,21 +38,19 @@ class _Row:
 
 
 class TokenCache:
-    """The states of an encoder, kept in `folder/KEY/` and served from there, bit for bit what the encoder gave.
+    """The states of an encoder, kept in `folder/KEY/` and served from there, bit for bit as it gave them.
 
-    encoder: an encoder; or, where none is installed, the `spec` of one (a mapping, or the name it was opened by), or
-    None for the only one the folder holds. The cache is itself a `TextEncoder`, and the files can be carried to
-    another machine. Each write makes one shard: `ID.npy` with the token states, `ID.vector.npy`, and `ID.json`, which
-    is renamed into place last and lists the texts. Nothing is ever changed afterwards, so any number of processes may
-    read and write; a text that two of them encoded is there twice, with the same states.
+    encoder: an encoder; or, where none is installed, the `spec` of one (a mapping, or the name it was opened
+    by), or None for the only one the folder holds. The cache is itself a `TextEncoder`, and its files can be
+    carried to another machine. Each write makes one shard: `ID.npy` with the token states, `ID.vector.npy`, and
+    `ID.json`, which is renamed into place last and lists the texts. Nothing is changed afterwards, so any number
+    of processes may read and write; a text that two of them encoded is there twice, with the same states.
 
-    Raises FileNotFoundError if there is no encoder and the folder holds none of that spec, ValueError if it holds
-    several and none was named.
+    Raises FileNotFoundError if there is no encoder and the folder holds none of that spec, ValueError if it
+    holds several and none was named.
     """
 
-    def __init__(
-        self, encoder: TextEncoder | Mapping[str, Any] | str | None, folder: str | os.PathLike[str]
-    ) -> None:
+    def __init__(self, encoder: TextEncoder | Mapping[str, Any] | str | None, folder: str | os.PathLike[str]) -> None:
         self.encoder: TextEncoder | None = None
         if encoder is None or isinstance(encoder, str | Mapping):
             self.folder = _find(Path(folder), encoder)
@@ -66,6 +68,7 @@ class TokenCache:
         self._rows: dict[str, _Row] = {}
         self._seen: set[str] = set()
         self._maps: dict[str, np.ndarray[Any, np.dtype[np.float32]]] = {}
+        self._sweep()
         self._refresh()
 
     def __len__(self) -> int:
@@ -100,8 +103,8 @@ class TokenCache:
             others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ValueError(
                 f"{self.folder}: no states for {missing[0]!r}{others}, and no encoder to make them; "
-                f"open it with guided.text.open({self.spec['from']!r}) and give it to TokenCache, or fill the cache "
-                "where the encoder is installed"
+                f"open it with guided.text.open({self.spec['from']!r}) and give it to TokenCache, or fill the "
+                "cache where the encoder is installed"
             )
         for start in range(0, len(missing), _SHARD):
             self._write(missing[start : start + _SHARD])
@@ -133,6 +136,16 @@ class TokenCache:
         _files.write(self.folder / f"{name}.json", json.dumps(index))
         self._refresh()
 
+    def _sweep(self) -> None:
+        """Remove what killed processes left: temporary files, and arrays no index names. Young ones may be alive."""
+        with contextlib.suppress(OSError):  # a folder that cannot be written to is read as it is
+            for path in self.folder.iterdir():
+                finished = not path.name.startswith(".tmp-") and (
+                    path.suffix == ".json" or (self.folder / f"{path.name.split('.')[0]}.json").is_file()
+                )
+                if not finished and time.time() - path.stat().st_mtime > _ABANDONED:
+                    path.unlink(missing_ok=True)
+
     def _refresh(self) -> None:
         with os.scandir(self.folder) as entries:
             names = {entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json")}
@@ -142,9 +155,7 @@ class TokenCache:
             try:
                 self._index(name)
             except (OSError, ValueError, KeyError, TypeError) as error:
-                warnings.warn(
-                    f"{self.folder / name}.json: not a sound shard, left out ({error})", stacklevel=2
-                )
+                warnings.warn(f"{self.folder / name}.json: not a sound shard, left out ({error})", stacklevel=2)
 
     def _index(self, name: str) -> None:
         index = json.loads((self.folder / f"{name}.json").read_text())
@@ -176,9 +187,7 @@ def _describe(encoder: TextEncoder, path: Path) -> None:
 
 def _find(folder: Path, wanted: Mapping[str, Any] | str | None) -> Path:
     """The only folder of a cache that fits what is known of an encoder that is not at hand."""
-    held = {
-        path.parent: json.loads(path.read_text())["spec"] for path in sorted(folder.glob("*/encoder.json"))
-    }
+    held = {path.parent: json.loads(path.read_text())["spec"] for path in sorted(folder.glob("*/encoder.json"))}
     if isinstance(wanted, Mapping):
         try:
             fits = [path for path in held if path.name == cache_key(wanted)]
@@ -193,7 +202,5 @@ def _find(folder: Path, wanted: Mapping[str, Any] | str | None) -> Path:
             f"{folder}: no states of {name} (it holds: {there}); fill it where the encoder is installed"
         )
     if len(fits) > 1:
-        raise ValueError(
-            f"{folder}: holds {', '.join(path.name for path in fits)}; say which by giving its spec"
-        )
+        raise ValueError(f"{folder}: holds {', '.join(path.name for path in fits)}; say which by giving its spec")
     return fits[0]

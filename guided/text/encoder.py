@@ -30,8 +30,8 @@ class PromptCut(UserWarning):
 class Encoded:
     """What an encoder says of B prompts.
 
-    tokens (B, T, C) float32, zeros where padded, T the longest of the batch; mask (B, T) bool, True = a real token;
-    vector (B, V) float32 or None; cut: for each prompt the part that was too long to be read, or None.
+    tokens (B, T, C) float32, zeros where padded, T the longest of the batch; mask (B, T) bool, True = a real
+    token; vector (B, V) float32 or None; cut: the end of each prompt that was too long to be read, or None.
     """
 
     tokens: Tensor
@@ -43,9 +43,9 @@ class Encoded:
 class TextEncoder(Protocol):
     """A frozen text encoder.
 
-    spec reopens it (JSON; `guided.text.open`). key names everything that decides its states, for caches. width is C,
-    vector_width V (0: no vector), length the most tokens it reads. null says how it was trained to hear nothing:
-    "empty" by the states of "", "learned" not at all, so that a network learns its own.
+    spec reopens it (JSON; `guided.text.open`). key names everything that decides its states, for caches. width
+    is C, vector_width V (0: no vector), length the most tokens it reads. null says how it was trained to hear
+    nothing: "empty" by the states of "", "learned" not at all, so that a network learns its own.
     """
 
     spec: dict[str, Any]
@@ -64,8 +64,8 @@ class TextEncoder(Protocol):
 class FrozenEncoder:
     """A tokenizer and a tower of weights behind the `TextEncoder` protocol.
 
-    The tower takes ids (n, T) and gives states (n, T, C) and a pooled (n, V) or None; it never sees padding, because
-    only prompts of one length go through it together.
+    The tower takes ids (n, T) and gives states (n, T, C) and a pooled (n, V) or None; no prompt is padded to the
+    length of another, because only prompts of one length go through it together.
     """
 
     tokenizer: Tokenizer
@@ -99,21 +99,25 @@ class FrozenEncoder:
             for start in range(0, len(same), together):
                 states.update(self._run(same[start : start + together]))
         rows = [states[tuple(entry.ids)] for entry in words]
-        return stack(
-            [row[0] for row in rows], [row[1] for row in rows], [entry.cut for entry in words], self.width
-        )
+        return stack([row[0] for row in rows], [row[1] for row in rows], [entry.cut for entry in words], self.width)
 
     def nothing(self, n: int) -> Encoded:
-        """The null of this encoder for n images: the states of "", or a mask all False with NaN for a vector."""
+        """The null of this encoder for n images: the states of "", or a mask all False and NaN for a vector."""
         if self.null == "empty":
             return self([""] * n)
         return absent(n, self.width, self.vector_width)
 
     @torch.no_grad()
     def _run(self, ids: list[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[Tensor, Tensor | None]]:
-        # A caller's autocast must not reach in: the same prompt has the same states in training and in sampling.
+        # A caller's autocast must not reach in: a prompt has the same states in training and in sampling.
         with torch.autocast(self.device.type, enabled=False):
             tokens, vector = self.tower(torch.tensor(ids, device=self.device))
+        if not (tokens.isfinite().all() and (vector is None or vector.isfinite().all())):
+            dtype = self.spec["dtype"]
+            raise ValueError(
+                f"text encoder {self.spec['from']!r}: its states are not finite in {dtype}; "
+                + ("its weights are damaged" if dtype == "float32" else "open it with dtype float32 or bfloat16")
+            )
         tokens = tokens.float() * self.spec["scale"]
         vectors = [None] * len(ids) if vector is None else list(vector.float())
         return {row: (tokens[i], vectors[i]) for i, row in enumerate(ids)}
@@ -128,13 +132,13 @@ def open(
 ) -> FrozenEncoder:
     """Open a frozen text encoder.
 
-    spec: "minilm"; a folder or hub id (`org/name`, `org/name/subfolder`) of a transformers text encoder or of an
-    open_clip model; "open_clip:ARCH:FILE.safetensors"; or the `spec` of an encoder opened before, which must then be
-    the same weights and tokenizer. length: the most tokens read, the encoder's own limit by default. dtype: what the
-    weights are computed in (float32 by default); the states are float32 in any case. Weights are read from
-    safetensors only, no code of a repository is ever run, and a local folder is opened without the network.
+    spec: "minilm"; a folder or hub id (`org/name`, `org/name/subfolder`) of a transformers text encoder or of
+    an open_clip model; "open_clip:ARCH:FILE.safetensors"; or the `spec` of an encoder opened before, which must
+    then have the same weights and tokenizer. length: the most tokens read, by default what the encoder can.
+    dtype: what the weights are computed in (float32 by default); the states are float32 in any case. Weights
+    are read from safetensors only, no code of a repository is run, a local folder opens without the network.
 
-    Raises ValueError for an unknown or changed encoder, FileNotFoundError if it is not there or cannot be fetched.
+    Raises ValueError for an unknown or changed encoder, FileNotFoundError if it is not there or not to be had.
     """
     from guided.text._open import open_encoder
 
@@ -142,7 +146,7 @@ def open(
 
 
 def cache_key(spec: Mapping[str, Any]) -> str:
-    """A short name of what decides an encoder's states: everything in its spec but the place it was read from."""
+    """A short name of what decides an encoder's states: all of its spec but the place it was read from."""
     text = json.dumps({name: spec[name] for name in sorted(spec) if name != "from"})
     return f"{spec['class']}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
@@ -163,9 +167,7 @@ def report_cuts(cuts: Sequence[str | None], length: int) -> None:
     if dropped:
         quoted = "; ".join(f'"{cut}"' for cut in dropped[:3])
         more = f"; and {len(dropped) - 3} more" if len(dropped) > 3 else ""
-        warnings.warn(
-            f"the text encoder reads {length} tokens; not read: {quoted}{more}", PromptCut, stacklevel=3
-        )
+        warnings.warn(f"the text encoder reads {length} tokens; not read: {quoted}{more}", PromptCut, stacklevel=3)
 
 
 def stack(
