@@ -1,7 +1,8 @@
 """Attention blocks: ADM's self-attention, self and cross, IF's added text keys, SD's transformer.
 
-Every block maps (B, C, H, W) and a `Context` to (B, C, H, W). Projections are stored fused in the order
-(query, key, value), each split into heads next; checkpoints in another order are permuted when they are loaded.
+Every block maps (B, C, H, W) and a `Context` to (B, C, H, W). Projections are stored fused, in the order query, key,
+value, each split into heads next; a checkpoint in another order (ADM's older one has the heads first) is permuted
+when it is loaded.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def group_norm(config: UNetConfig, width: int, eps: float | None = None) -> nn.G
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Softmax attention; q (B, heads, N, d), k and v (B, heads, M, d), bias (B, 1, 1, M) -> (B, heads, N, d)."""
+    """Softmax attention: q (B, heads, N, d), k and v (B, heads, M, d), bias (B, 1, 1, M) -> as q."""
     if bias is not None:
         bias = bias.to(q.dtype)
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] * k.shape[2] <= BMM_LIMIT:
@@ -50,10 +51,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
 
 def attend_bmm(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """`attend` written out."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    if bias is not None:
-        scores = scores + bias
-    return scores.softmax(-1) @ v
+    batch, heads, n, d = q.shape
+    m = k.shape[2]
+    q, k, v = q.reshape(-1, n, d), k.reshape(-1, m, d), v.reshape(-1, m, d)
+    if bias is None:
+        scores = torch.baddbmm(q.new_zeros(1), q, k.transpose(1, 2), beta=0, alpha=d**-0.5)
+    else:
+        bias = bias.expand(batch, heads, 1, m).reshape(-1, 1, m)
+        scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=d**-0.5)
+    return torch.bmm(scores.softmax(-1), v).view(batch, heads, n, d)
 
 
 def split(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
@@ -164,21 +170,28 @@ class AddedBlock(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention, cross-attention and a gated MLP (GEGLU, arXiv 2002.05202) on (B, N, C)."""
+    """Self-attention, cross-attention and a gated MLP (GEGLU, arXiv 2002.05202) on (B, N, C).
 
-    def __init__(self, width: int, context: int, heads: int) -> None:
+    `text_only` puts a second cross-attention in the place of self-attention (Stable Diffusion's x4 upscaler).
+    """
+
+    def __init__(self, width: int, context: int, heads: int, text_only: bool) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.self_attention = SelfAttention(width, heads, bias=False)
-        self.norm2 = nn.LayerNorm(width)
-        self.cross_attention = CrossAttention(width, context or width, heads, bias=False) if context else None
+        self.self_attention = None if text_only else SelfAttention(width, heads, bias=False)
+        self.first_cross_attention = CrossAttention(width, context, heads, bias=False) if text_only else None
+        self.norm2 = nn.LayerNorm(width) if context else None
+        self.cross_attention = CrossAttention(width, context, heads, bias=False) if context else None
         self.norm3 = nn.LayerNorm(width)
         self.mlp_in = nn.Linear(width, 8 * width)
         self.mlp_out = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, context: Context | None) -> Tensor:
-        x = x + self.self_attention(self.norm1(x))
-        if self.cross_attention is not None:
+        if self.self_attention is not None:
+            x = x + self.self_attention(self.norm1(x))
+        if self.first_cross_attention is not None:
+            x = x + self.first_cross_attention(self.norm1(x), context)
+        if self.cross_attention is not None and self.norm2 is not None:
             x = x + self.cross_attention(self.norm2(x), context)
         value, gate = self.mlp_in(self.norm3(x)).chunk(2, -1)
         return x + self.mlp_out(value * F.gelu(gate))  # type: ignore[no-any-return]
@@ -187,12 +200,13 @@ class TransformerLayer(nn.Module):
 class Transformer(nn.Module):
     """Stable Diffusion's spatial transformer of `depth` layers (arXiv 2112.10752)."""
 
-    def __init__(self, config: UNetConfig, width: int, heads: int, depth: int) -> None:
+    def __init__(self, config: UNetConfig, width: int, heads: int, depth: int, text_only: bool) -> None:
         super().__init__()
         self.norm = group_norm(config, width, 1e-6)
-        # A 1x1 convolution is a linear map of the channels, so both published layouts are one matrix here.
+        # A 1x1 convolution is a linear map of the channels: both published layouts are this one matrix.
         self.proj_in = nn.Linear(width, width)
-        self.layers = nn.ModuleList(TransformerLayer(width, config.context, heads) for _ in range(depth))
+        layers = (TransformerLayer(width, config.context, heads, text_only) for _ in range(depth))
+        self.layers = nn.ModuleList(layers)
         self.proj_out = zero(nn.Linear(width, width))
 
     def forward(self, h: Tensor, context: Context | None) -> Tensor:
@@ -202,15 +216,15 @@ class Transformer(nn.Module):
         return h + to_picture(self.proj_out(x), h)
 
 
-def attention_blocks(config: UNetConfig, level: int, depth: int) -> list[nn.Module]:
-    """The attention that follows a residual block of a level; an empty list for depth 0."""
-    width = config.widths[level]
+def attention_blocks(config: UNetConfig, width: int, depth: int, text_only: bool) -> list[nn.Module]:
+    """The attention that follows a residual block; an empty list for depth 0."""
     heads = config.heads or width // config.head_width
     if depth == 0:
         return []
     if config.attention == "transformer":
-        return [Transformer(config, width, heads, depth)]
+        return [Transformer(config, width, heads, depth, text_only)]
     if config.attention == "added":
-        return [AddedBlock(config, width, heads, config.text_only[level]) for _ in range(depth)]
-    kind = SelfBlock if config.attention == "self" else SelfCrossBlock
-    return [kind(config, width, heads) for _ in range(depth)]
+        return [AddedBlock(config, width, heads, text_only) for _ in range(depth)]
+    if config.attention == "cross":
+        return [SelfCrossBlock(config, width, heads) for _ in range(depth)]
+    return [SelfBlock(config, width, heads) for _ in range(depth)]

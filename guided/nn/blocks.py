@@ -27,10 +27,16 @@ def double(h: Tensor, size: Size) -> Tensor:
     return F.interpolate(h, scale_factor=2.0, mode="nearest")[..., : size[0], : size[1]]
 
 
-def modulated_norm(norm: nn.GroupNorm, h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """norm(h) * (1 + scale) + shift, for scale and shift (B, C)."""
-    h = norm(h)
-    return torch.addcmul(shift[..., None, None], h, 1 + scale[..., None, None])
+def modulated_norm(norm: nn.GroupNorm, h: Tensor, modulation: Tensor) -> Tensor:
+    """norm(h) * (1 + scale) + shift, for modulation = (scale, shift) of shape (B, 2 C)."""
+    scale, shift = modulation.chunk(2, 1)
+    # With the samples side by side as channels, the norm's own affine map is free to differ between them: this
+    # is one pass over h instead of two, and the second would cost more than the norm.
+    b, c = h.shape[:2]
+    gain = 1 + scale.to(norm.weight.dtype)
+    weight, bias = norm.weight * gain, norm.bias * gain + shift.to(norm.bias.dtype)
+    rows = h.reshape(1, b * c, *h.shape[2:])
+    return torch.group_norm(rows, b * norm.num_groups, weight.flatten(), bias.flatten(), norm.eps).view(h.shape)
 
 
 class ResBlock(nn.Module):
@@ -60,12 +66,9 @@ class ResBlock(nn.Module):
             h, y = double(h, size), double(y, size)
         y = self.conv1(y)
         e = self.embed(embedding)
-        if self.scale_shift:
-            y = modulated_norm(self.norm2, y, *e.chunk(2, 1))
-        else:
-            y = self.norm2(y + e[..., None, None])
-        y = self.skip(h) + self.conv2(self.dropout(self.act(y)))
-        return y if self.residual_scale == 1 else y / self.residual_scale
+        y = modulated_norm(self.norm2, y, e) if self.scale_shift else self.norm2(y + e[..., None, None])
+        out: Tensor = self.skip(h) + self.conv2(self.dropout(self.act(y)))
+        return out if self.residual_scale == 1 else out / self.residual_scale
 
 
 class Down(nn.Module):
@@ -76,7 +79,7 @@ class Down(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, stride=2, padding=1) if config.resample == "conv" else None
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        return halve(h) if self.conv is None else self.conv(h)
+        return halve(h) if self.conv is None else self.conv(h)  # type: ignore[no-any-return]
 
 
 class Up(nn.Module):
@@ -88,7 +91,7 @@ class Up(nn.Module):
 
     def forward(self, h: Tensor, embedding: Tensor, size: Size) -> Tensor:
         h = double(h, size)
-        return h if self.conv is None else self.conv(h)
+        return h if self.conv is None else self.conv(h)  # type: ignore[no-any-return]
 
 
 def down(config: UNetConfig, width: int) -> nn.Module:
@@ -102,12 +105,12 @@ def up(config: UNetConfig, width: int) -> nn.Module:
 
 
 class Stage(nn.Module):
-    """A residual block of a level and the attention that follows it."""
+    """A residual block and the attention that follows it."""
 
-    def __init__(self, config: UNetConfig, width_in: int, level: int, depth: int) -> None:
+    def __init__(self, config: UNetConfig, widths: tuple[int, int], depth: int, text_only: bool) -> None:
         super().__init__()
-        self.block = ResBlock(config, width_in, config.widths[level])
-        self.attention = nn.ModuleList(attention_blocks(config, level, depth))
+        self.block = ResBlock(config, *widths)
+        self.attention = nn.ModuleList(attention_blocks(config, widths[1], depth, text_only))
 
     def forward(self, h: Tensor, embedding: Tensor, context: Context | None) -> Tensor:
         h = self.block(h, embedding)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -13,6 +13,10 @@ CHOICES = {
     "act": ("silu", "gelu"),
     "time": ("sinusoidal", "fourier"),
 }
+
+
+MAY_BE_ZERO = {"classes", "vector_width", "token_width", "image_channels", "pool_heads", "shift", "dropout"}
+MAY_BE_ZERO |= {"depth", "middle_depth", "middle_blocks"}
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,8 @@ class UNetConfig:
         1,
     )  # residual blocks a level on the way down; one int stands for all levels
     middle_blocks: int = 2  # attention of the middle stands after the first
-    skips: str = (
-        "every"  # "every": each output is a skip, one block more a level up (ADM); "level": one skip a level
-    )
-    resample: str = (
-        "conv"  # strided conv / nearest + conv; "resblock": ADM's; "plain": mean / nearest, no weights
-    )
+    skips: str = "every"  # "every": each output is a skip, one block more a level up (ADM); "level": one skip a level
+    resample: str = "conv"  # strided conv / nearest + conv; "resblock": ADM's; "plain": mean / nearest, no weights
     scale_shift: bool = True  # the embedding scales and shifts the second norm; False: it is added before it
     residual_scale: float = 1.0  # residual sums of ResBlocks are divided by this
     act: str = "silu"
@@ -48,19 +48,17 @@ class UNetConfig:
     norm_eps: float = 1e-5
 
     # Attention
-    attention: str = (
-        "self"  # "cross": self then cross; "added": text keys beside its own (IF); "transformer": SD
-    )
+    attention: str = "self"  # "cross": self then cross; "added": text keys beside its own (IF); "transformer": SD
     depth: tuple[int, ...] = (0, 1, 1)  # attention blocks after each residual block of a level
     middle_depth: int = 1
     head_width: int = 64
     heads: int | None = None  # a fixed number of heads at every level, instead of a fixed head_width
-    text_only: tuple[bool, ...] = ()  # "added" only: levels whose keys are the text's alone
+    text_only: tuple[bool, ...] = ()  # levels where the text takes the place of self-attention's keys and values
+    middle_text_only: bool = False
     context_norm: bool = False  # "added" only: GroupNorm on the text before its keys and values
 
     # Vector port: all summed into one embedding
     embed_width: int | None = None  # default 4 * widths[0]
-    embed_act: bool = True  # the activation before each block's projection of the embedding
     time: str = "sinusoidal"
     time_width: int | None = None  # default widths[0]
     max_period: float = 10_000.0
@@ -70,9 +68,7 @@ class UNetConfig:
     classes: int = 0
     vector_width: int = 0
     aug: bool = False
-    aug_scale: float = (
-        1000.0  # multiplies aug before its sinusoid: 1000 for levels in [0, 1], 1 for timesteps
-    )
+    aug_scale: float = 1000.0  # multiplies aug before its sinusoid: 1000 for levels in [0, 1], 1 for timesteps
 
     # Sequence port
     token_width: int = 0  # 0: no text
@@ -85,74 +81,78 @@ class UNetConfig:
     presence: bool = False  # one channel more that says where the image is given
 
     def __post_init__(self) -> None:
-        levels = len(self.widths)
-        for name in ("blocks", "depth", "text_only"):
+        for name in ("widths", "blocks", "depth", "text_only"):
             value = getattr(self, name)
             if isinstance(value, int):
-                value = (value,) * levels
-            if name == "text_only" and not value:
-                value = (False,) * levels
-            object.__setattr__(self, name, tuple(value))
-            if len(getattr(self, name)) != levels:
-                raise ValueError(f"{name}: expected {levels} entries, one for each of widths, got {value}")
-        object.__setattr__(self, "widths", tuple(self.widths))
-        self._check()
+                value = (value,) * len(self.widths)
+            if not isinstance(value, Sequence):
+                raise ValueError(f"{name}: expected one value a level, got {value!r}")
+            object.__setattr__(self, name, tuple(value) or (False,) * len(self.widths))
+        self._check_values()
+        self._check_levels()
+        self._check_text()
+        if self.presence and not self.image_channels:
+            raise ValueError("presence: needs image_channels > 0")
 
-    def _check(self) -> None:
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        for name in ("in_channels", "out_channels", "groups", "head_width"):
-            _whole(name, getattr(self, name), 1)
-        for name in (
-            "classes",
-            "vector_width",
-            "token_width",
-            "image_channels",
-            "pool_heads",
-            "middle_depth",
-            "middle_blocks",
-        ):
-            _whole(name, getattr(self, name), 0)
-        for name in ("heads", "embed_width", "time_width", "cross_width"):
-            if getattr(self, name) is not None:
-                _whole(name, getattr(self, name), 1)
-        for name, low in (("widths", 1), ("blocks", 1), ("depth", 0)):
-            for value in getattr(self, name):
-                _whole(name, value, low)
-        if not self.widths:
-            raise ValueError("widths: expected at least one level, got none")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: expected 0 <= dropout < 1, got {self.dropout}")
-        for name in ("norm_eps", "residual_scale", "max_period", "fourier_std", "aug_scale"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected a number above 0, got {getattr(self, name)!r}")
-        self._check_together()
+    def _check_values(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            kind, low = str(field.type), 0 if field.name in MAY_BE_ZERO else 1
+            if value is None and kind.endswith("None"):
+                continue
+            for one in value if kind.startswith("tuple") else (value,):
+                if "int" in kind:
+                    _need(
+                        isinstance(one, int) and one is not True and one is not False and one >= low,
+                        field.name,
+                        f"a whole number >= {low}",
+                        one,
+                    )
+                elif "bool" in kind:
+                    _need(isinstance(one, bool), field.name, "true or false", one)
+                elif "float" in kind:
+                    _need(
+                        isinstance(one, int | float) and (one > 0 or low == 0 <= one),
+                        field.name,
+                        "a number above 0" if low else "a number >= 0",
+                        one,
+                    )
+                else:
+                    _need(one in CHOICES[field.name], field.name, "one of " + ", ".join(CHOICES[field.name]), one)
+        _need(self.dropout < 1, "dropout", "a number below 1", self.dropout)
 
-    def _check_together(self) -> None:
-        depths = (*self.depth, self.middle_depth if self.middle_blocks else 0)
-        for width, depth in zip((*self.widths, self.widths[-1]), depths, strict=True):
+    def _check_levels(self) -> None:
+        _need(len(self.widths) > 0, "widths", "at least one level", self.widths)
+        for name in ("blocks", "depth", "text_only"):
+            value = getattr(self, name)
+            _need(len(value) == len(self.widths), name, f"{len(self.widths)} entries, as widths has", value)
+        for width, depth in zip((*self.widths, self.widths[-1]), self._depths, strict=True):
             if depth and width % (self.heads or self.head_width):
                 name = "heads" if self.heads else "head_width"
                 raise ValueError(f"{name}: {self.heads or self.head_width} does not divide the width {width}")
+
+    def _check_text(self) -> None:
         if not self.token_width:
             for name in ("cross_width", "pool_heads", "context_norm"):
-                if getattr(self, name):
-                    raise ValueError(f"{name}: needs token_width > 0, the width of the text's tokens")
-            if self.attention in ("cross", "added") and any(depths):
-                raise ValueError(
-                    f"attention: {self.attention!r} reads text; give token_width or choose 'self'"
-                )
-        elif self.attention == "self" and not self.pool_heads:
+                _need(not getattr(self, name), name, "token_width > 0 beside it, the width of the text's tokens", 0)
+            if self.attention in ("cross", "added") and any(self._depths):
+                raise ValueError(f"attention: {self.attention!r} reads text; give token_width or choose 'self'")
+        elif not self.pool_heads and (self.attention == "self" or not any(self._depths)):
             raise ValueError(
-                "attention: 'self' never reads the tokens of token_width; choose 'cross', 'added' or 'transformer'"
+                "token_width: nothing reads the tokens; choose attention 'cross', 'added' or 'transformer' and a "
+                "depth above 0 at some level, or pool_heads"
             )
         if self.pool_heads and self.token_width % self.pool_heads:
             raise ValueError(f"pool_heads: {self.pool_heads} does not divide token_width {self.token_width}")
-        if self.presence and not self.image_channels:
-            raise ValueError("presence: needs image_channels > 0")
-        if self.attention != "added" and (any(self.text_only) or self.context_norm):
-            raise ValueError("text_only and context_norm: need attention 'added'")
+        text_only = any(self.text_only) or self.middle_text_only
+        if text_only and (self.attention not in ("added", "transformer") or not self.token_width):
+            raise ValueError("text_only: needs text and attention 'added' or 'transformer'")
+        if self.context_norm and self.attention != "added":
+            raise ValueError("context_norm: needs attention 'added'")
+
+    @property
+    def _depths(self) -> tuple[int, ...]:
+        return (*self.depth, self.middle_depth if self.middle_blocks else 0)
 
     @property
     def embedding(self) -> int:
@@ -187,9 +187,9 @@ class UNetConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"unknown keys {unknown} in a U-Net's config; known are {sorted(known)}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return cls(**values)
 
 
-def _whole(name: str, value: object, low: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise ValueError(f"{name}: expected a whole number >= {low}, got {value!r}")
+def _need(good: bool, name: str, expected: str, got: object) -> None:
+    if not good:
+        raise ValueError(f"{name}: expected {expected}, got {got!r}")

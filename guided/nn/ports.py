@@ -61,9 +61,7 @@ class VectorPort(nn.Module):
         if vector is None:
             return null
         if vector.shape != null.shape:
-            raise ValueError(
-                f"cond.vector: expected the shape {tuple(null.shape)}, got {tuple(vector.shape)}"
-            )
+            raise ValueError(f"cond.vector: expected the shape {tuple(null.shape)}, got {tuple(vector.shape)}")
         absent = vector.isnan().any(1, keepdim=True)
         return torch.where(absent, null, vector.to(x.dtype))
 

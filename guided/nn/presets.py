@@ -8,25 +8,34 @@ from guided.nn.config import UNetConfig
 
 TOKENS = 384  # width of MiniLM's token states, the default text
 
+# 32 px is sized for training on a CPU: one residual block a level and one skip, no convolution between levels (at the
+# finest it would cost as much as a block), at least four channels a group. 7.8 million weights are 15.6 MB in bf16.
 BASE32 = UNetConfig(
     widths=(64, 128, 256),
-    blocks=(1, 1, 1),
     skips="level",
-    resample="conv",
+    resample="plain",
     middle_blocks=1,
     depth=(0, 1, 1),
-    head_width=64,
+    head_width=32,
+    groups=16,
+    embed_width=192,
 )
-BASE64 = UNetConfig(widths=(128, 256, 384, 512), blocks=(2, 2, 2, 2), resample="resblock", depth=(0, 1, 1, 1))
-BASE128 = UNetConfig(
-    widths=(128, 128, 256, 384, 512), blocks=(2,) * 5, resample="resblock", depth=(0, 0, 1, 1, 1)
-)
-BASE256 = UNetConfig(
-    widths=(128, 128, 256, 256, 512, 512), blocks=(2,) * 6, resample="resblock", depth=(0, 0, 0, 1, 1, 1)
-)
-SHAPES = replace(BASE32, widths=(32, 64, 128), head_width=32)
+SHAPES = replace(BASE32, widths=(32, 64, 192), groups=8, embed_width=128)
+
+# From 64 px the networks are ADM's, sized for one GPU.
+BASE64 = UNetConfig(widths=(64, 128, 256, 384), blocks=(2, 2, 2, 2), resample="resblock", depth=(0, 1, 1, 1), groups=16)
+BASE128 = replace(BASE64, widths=(128, 128, 256, 384, 512), blocks=(2,) * 5, depth=(0, 0, 1, 1, 1), groups=32)
+BASE256 = replace(BASE128, widths=(128, 128, 256, 256, 512, 512), blocks=(2,) * 6, depth=(0, 0, 0, 1, 1, 1))
+
 TINY = UNetConfig(
-    widths=(8, 16), blocks=(1, 1), skips="level", depth=(0, 1), head_width=8, embed_width=16, middle_blocks=1
+    widths=(8, 16),
+    blocks=(1, 1),
+    skips="level",
+    middle_blocks=1,
+    depth=(0, 1),
+    head_width=8,
+    groups=4,
+    embed_width=16,
 )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,18 @@ from guided.nn.ports import SequencePort, SpacePort, VectorPort
 
 if TYPE_CHECKING:
     from guided.cond import Cond
+
+
+class Level(nn.Module):
+    """The stages of one level on one way, and the step to the next level, if there is one."""
+
+    stages: nn.ModuleList
+    move: nn.Module | None
+
+    def __init__(self, stages: list[Stage], move: nn.Module | None) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.move = move
 
 
 class UNet(nn.Module):
@@ -30,65 +43,27 @@ class UNet(nn.Module):
         self.accepts = config.accepts
         self.checkpointing = False
         self.act = activation(config.act)
-        self.vector = VectorPort(config, activation(config.act))
+        self.vector = VectorPort(config, self.act)
         self.sequence = SequencePort(config) if config.token_width else None
         self.space = SpacePort(config)
+        width = config.widths[0]
         channels = config.in_channels + config.image_channels + config.presence
-        self.conv_in = nn.Conv2d(channels, config.widths[0], 3, padding=1)
-        skips = self._build_down(config)
-        last = len(config.widths) - 1
-        self.middle = nn.ModuleList(
-            Stage(config, config.widths[last], last, config.middle_depth if i == 0 else 0)
-            for i in range(config.middle_blocks)
-        )
-        self._build_up(config, skips)
-        self.norm_out = group_norm(config, config.widths[0])
-        self.conv_out = zero(nn.Conv2d(config.widths[0], config.out_channels, 3, padding=1))
-
-    def _build_down(self, config: UNetConfig) -> list[int]:
-        """Make the way down; the widths of the skips, in the order they are made."""
-        every = config.skips == "every"
-        width, skips = config.widths[0], [config.widths[0]] if every else []
-        self.down, self.to_coarser = nn.ModuleList(), nn.ModuleList()
-        for level, out in enumerate(config.widths):
-            stages = nn.ModuleList()
-            for i in range(config.blocks[level]):
-                stages.append(Stage(config, width, level, config.depth[level]))
-                width = out
-                if every or i == config.blocks[level] - 1:
-                    skips.append(width)
-            self.down.append(stages)
-            if level < len(config.widths) - 1:
-                self.to_coarser.append(down(config, width))
-                if every:
-                    skips.append(width)
-        return skips
-
-    def _build_up(self, config: UNetConfig, skips: list[int]) -> None:
-        """Make the way up, coarsest level first."""
-        every = config.skips == "every"
-        width = config.widths[-1]
-        self.up, self.to_finer = nn.ModuleList(), nn.ModuleList()
-        for level in reversed(range(len(config.widths))):
-            stages = nn.ModuleList()
-            for i in range(config.blocks[level] + every):
-                joined = skips.pop() if every or i == 0 else 0
-                stages.append(Stage(config, width + joined, level, config.depth[level]))
-                width = config.widths[level]
-            self.up.append(stages)
-            if level:
-                self.to_finer.append(up(config, width))
+        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
+        self.down, skips = way_down(config)
+        self.middle = middle(config)
+        self.up = way_up(config, skips)
+        self.norm_out = group_norm(config, width)
+        self.conv_out = zero(nn.Conv2d(width, config.out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
-        """x (B, C, H, W), c_noise (B,) or () -> (B, C_out, H, W); raises ValueError for shapes it cannot join."""
-        context, pooled = (None, None) if self.sequence is None else self.sequence(x, cond)
+        """x (B, C, H, W) of any size, c_noise (B,) or () -> (B, C_out, H, W); ValueError for shapes it cannot join."""
         embedding = self.vector(x, c_noise, cond)
-        if pooled is not None:
-            embedding = embedding + pooled
-        if self.config.embed_act:
-            embedding = self.act(embedding)
-        h = self.conv_in(self.space(x, cond))
-        h, skips = self._go_down(h, embedding, context)
+        context = None
+        if self.sequence is not None:
+            context, pooled = self.sequence(x, cond)
+            embedding = embedding if pooled is None else embedding + pooled
+        embedding = self.act(embedding)
+        h, skips = self._go_down(self.conv_in(self.space(x, cond)), embedding, context)
         for stage in self.middle:
             h = self._run(stage, h, embedding, context)
         h = self._go_up(h, skips, embedding, context)
@@ -97,29 +72,74 @@ class UNet(nn.Module):
     def _go_down(self, h: Tensor, embedding: Tensor, context: Context | None) -> tuple[Tensor, list[Tensor]]:
         every = self.config.skips == "every"
         skips = [h] if every else []
-        for level, stages in enumerate(self.down):
-            for i, stage in enumerate(stages):  # type: ignore[arg-type]
+        for level in levels(self.down):
+            for stage in level.stages:
                 h = self._run(stage, h, embedding, context)
-                if every or i == len(stages) - 1:  # type: ignore[arg-type]
+                if every or stage is level.stages[-1]:
                     skips.append(h)
-            if level < len(self.to_coarser):
-                h = self._run(self.to_coarser[level], h, embedding)
+            if level.move is not None:
+                h = self._run(level.move, h, embedding)
                 if every:
                     skips.append(h)
         return h, skips
 
     def _go_up(self, h: Tensor, skips: list[Tensor], embedding: Tensor, context: Context | None) -> Tensor:
         every = self.config.skips == "every"
-        for level, stages in enumerate(self.up):
-            for i, stage in enumerate(stages):  # type: ignore[arg-type]
-                if every or i == 0:
+        for level in levels(self.up):
+            for stage in level.stages:
+                if every or stage is level.stages[0]:
                     h = torch.cat((h, skips.pop()), 1)
                 h = self._run(stage, h, embedding, context)
-            if level < len(self.to_finer):
-                h = self._run(self.to_finer[level], h, embedding, skips[-1].shape[-2:])
+            if level.move is not None:
+                h = self._run(level.move, h, embedding, skips[-1].shape[-2:])
         return h
 
     def _run(self, module: nn.Module, *inputs: Any) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(module, *inputs, use_reentrant=False)  # type: ignore[no-any-return, no-untyped-call]
+            return checkpoint(module, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
         return module(*inputs)  # type: ignore[no-any-return]
+
+
+def levels(modules: nn.ModuleList) -> Iterator[Level]:
+    """The levels of one way, with their type."""
+    return (cast(Level, module) for module in modules)
+
+
+def way_down(config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:
+    """The levels from fine to coarse, and the widths of the skips in the order they are made."""
+    every = config.skips == "every"
+    way = nn.ModuleList()
+    width = config.widths[0]
+    skips = [width] if every else []
+    for i, out in enumerate(config.widths):
+        widths = [(width, out)] + [(out, out)] * (config.blocks[i] - 1)
+        stages = [Stage(config, pair, config.depth[i], config.text_only[i]) for pair in widths]
+        coarsest = i == len(config.widths) - 1
+        way.append(Level(stages, None if coarsest else down(config, out)))
+        skips += [out] * (config.blocks[i] + (not coarsest) if every else 1)
+        width = out
+    return way, skips
+
+
+def middle(config: UNetConfig) -> nn.ModuleList:
+    """The stages at the coarsest size; attention follows the first alone."""
+    width = config.widths[-1]
+    depths = [config.middle_depth] + [0] * config.middle_blocks
+    stages = (Stage(config, (width, width), d, config.middle_text_only) for d in depths[: config.middle_blocks])
+    return nn.ModuleList(stages)
+
+
+def way_up(config: UNetConfig, skips: list[int]) -> nn.ModuleList:
+    """The levels from coarse to fine; their first or all stages read a skip, the last made first."""
+    every = config.skips == "every"
+    way = nn.ModuleList()
+    width, skips = config.widths[-1], list(skips)
+    for i in reversed(range(len(config.widths))):
+        stages = []
+        for j in range(config.blocks[i] + every):
+            joined = skips.pop() if every or j == 0 else 0
+            pair = (width + joined, config.widths[i])
+            stages.append(Stage(config, pair, config.depth[i], config.text_only[i]))
+            width = config.widths[i]
+        way.append(Level(stages, up(config, width) if i else None))
+    return way
