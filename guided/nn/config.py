@@ -53,7 +53,7 @@ class UNetConfig:
     middle_depth: int = 1
     head_width: int = 64
     heads: int | None = None  # a fixed number of heads at every level, instead of a fixed head_width
-    text_only: tuple[bool, ...] = ()  # levels where the text takes the place of self-attention's keys and values
+    text_only: tuple[bool, ...] = ()  # levels where text takes the place of self-attention; (): none
     middle_text_only: bool = False
     context_norm: bool = False  # "added" only: GroupNorm on the text before its keys and values
 
@@ -87,7 +87,7 @@ class UNetConfig:
                 value = (value,) * len(self.widths)
             if not isinstance(value, Sequence):
                 raise ValueError(f"{name}: expected one value a level, got {value!r}")
-            object.__setattr__(self, name, tuple(value) or (False,) * len(self.widths))
+            object.__setattr__(self, name, tuple(value))
         self._check_values()
         self._check_levels()
         self._check_text()
@@ -96,36 +96,22 @@ class UNetConfig:
 
     def _check_values(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            kind, low = str(field.type), 0 if field.name in MAY_BE_ZERO else 1
+            value, kind = getattr(self, field.name), str(field.type)
+            low = 0 if field.name in MAY_BE_ZERO else 1
+            expected = _expected(field.name, kind, low)
             if value is None and kind.endswith("None"):
                 continue
             for one in value if kind.startswith("tuple") else (value,):
-                if "int" in kind:
-                    _need(
-                        isinstance(one, int) and one is not True and one is not False and one >= low,
-                        field.name,
-                        f"a whole number >= {low}",
-                        one,
-                    )
-                elif "bool" in kind:
-                    _need(isinstance(one, bool), field.name, "true or false", one)
-                elif "float" in kind:
-                    _need(
-                        isinstance(one, int | float) and (one > 0 or low == 0 <= one),
-                        field.name,
-                        "a number above 0" if low else "a number >= 0",
-                        one,
-                    )
-                else:
-                    _need(one in CHOICES[field.name], field.name, "one of " + ", ".join(CHOICES[field.name]), one)
+                _need(_fits(one, field.name, kind, low), field.name, expected, one)
         _need(self.dropout < 1, "dropout", "a number below 1", self.dropout)
 
     def _check_levels(self) -> None:
-        _need(len(self.widths) > 0, "widths", "at least one level", self.widths)
+        count = len(self.widths)
+        _need(count > 0, "widths", "at least one level", self.widths)
         for name in ("blocks", "depth", "text_only"):
             value = getattr(self, name)
-            _need(len(value) == len(self.widths), name, f"{len(self.widths)} entries, as widths has", value)
+            if name != "text_only" or value:
+                _need(len(value) == count, name, f"{count} entries, one for each of widths", value)
         for width, depth in zip((*self.widths, self.widths[-1]), self._depths, strict=True):
             if depth and width % (self.heads or self.head_width):
                 name = "heads" if self.heads else "head_width"
@@ -159,6 +145,10 @@ class UNetConfig:
         """Width of the summed embedding."""
         return self.embed_width or 4 * self.widths[0]
 
+    def reads_text_only(self, level: int) -> bool:
+        """Whether the attention of a level has no keys but the text's."""
+        return bool(self.text_only) and self.text_only[level]
+
     @property
     def context(self) -> int:
         """Width of the tokens as attention reads them; 0 without text."""
@@ -188,6 +178,26 @@ class UNetConfig:
         if unknown:
             raise ValueError(f"unknown keys {unknown} in a U-Net's config; known are {sorted(known)}")
         return cls(**values)
+
+
+def _fits(value: object, name: str, kind: str, low: int) -> bool:
+    if "bool" in kind or isinstance(value, bool):
+        return "bool" in kind and isinstance(value, bool)
+    if "int" in kind:
+        return isinstance(value, int) and value >= low
+    if "float" in kind:
+        return isinstance(value, int | float) and (value > 0 or value == low == 0)
+    return value in CHOICES[name]
+
+
+def _expected(name: str, kind: str, low: int) -> str:
+    if "bool" in kind:
+        return "true or false"
+    if "int" in kind:
+        return f"a whole number >= {low}"
+    if "float" in kind:
+        return "a number above 0" if low else "a number >= 0"
+    return "one of " + ", ".join(CHOICES[name])
 
 
 def _need(good: bool, name: str, expected: str, got: object) -> None:

@@ -113,7 +113,7 @@ def way_down(config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:
     skips = [width] if every else []
     for i, out in enumerate(config.widths):
         widths = [(width, out)] + [(out, out)] * (config.blocks[i] - 1)
-        stages = [Stage(config, pair, config.depth[i], config.text_only[i]) for pair in widths]
+        stages = [Stage(config, pair, config.depth[i], config.reads_text_only(i)) for pair in widths]
         coarsest = i == len(config.widths) - 1
         way.append(Level(stages, None if coarsest else down(config, out)))
         skips += [out] * (config.blocks[i] + (not coarsest) if every else 1)
@@ -139,7 +139,7 @@ def way_up(config: UNetConfig, skips: list[int]) -> nn.ModuleList:
         for j in range(config.blocks[i] + every):
             joined = skips.pop() if every or j == 0 else 0
             pair = (width + joined, config.widths[i])
-            stages.append(Stage(config, pair, config.depth[i], config.text_only[i]))
+            stages.append(Stage(config, pair, config.depth[i], config.reads_text_only(i)))
             width = config.widths[i]
         way.append(Level(stages, up(config, width) if i else None))
     return way
