@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from guided._compat import ensure_torchvision
@@ -84,22 +87,19 @@ def _config(open_clip: Any, found: Found) -> dict[str, Any]:
 
 
 def _load(model: nn.Module, found: Found) -> None:
-    from safetensors import safe_open
-
-    state = {}
-    for path in found.weights:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  (not a dict)
-                if name.startswith("text."):
-                    state[name.removeprefix("text.")] = file.get_tensor(name)
-                elif name.startswith(_BUILT_IN):
-                    state[name] = file.get_tensor(name)
     try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(
-            f"text encoder {found.name!r}: {found.weights[0].name} does not fit its text tower: {error}"
-        ) from error
+        model.load_state_dict({name: tensor for path in found.weights for name, tensor in _text_tensors(path)})
+    except (RuntimeError, SafetensorError) as error:
+        file, reason = found.weights[0].name, " ".join(str(error).split())
+        raise ValueError(f"text encoder {found.name!r}: {file} does not fit its text tower: {reason}") from error
+
+
+def _text_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of the text tower, which stand at the top level of the weights or under "text."."""
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  (not a dict)
+            if name.startswith(("text.", *_BUILT_IN)):
+                yield name.removeprefix("text."), file.get_tensor(name)
 
 
 def _words(open_clip: Any, found: Found, text: dict[str, Any], length: int) -> Tokenizer:

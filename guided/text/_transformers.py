@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from guided._compat import ensure_torchvision
@@ -124,14 +125,15 @@ def _weights(chosen: Any, found: Found, dtype: torch.dtype) -> Any:
             dtype=dtype,
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, KeyError) as error:
-        raise ValueError(f"text encoder {found.folder}: its weights do not load: {error}") from error
+    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"text encoder {found.folder}: its weights do not load: {reason}") from error
     # A tensor that is missing would be filled with random numbers; the pooler of BERT is not used.
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     if missing:
         raise ValueError(
-            f"text encoder {found.folder}: {len(missing)} tensors of {chosen.__name__} are not in its weights, the "
-            f"first is {missing[0]}; the folder is incomplete, or its config.json is another model's"
+            f"text encoder {found.folder}: {len(missing)} tensors of {type(model).__name__} are not in its weights, "
+            f"the first is {missing[0]}; the folder is incomplete, or its config.json is another model's"
         )
     return model
 

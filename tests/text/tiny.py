@@ -50,16 +50,12 @@ def t5_folder(folder: Path, *, width: int = 32, seed: int = 0) -> Path:
     learner = Tokenizer(models.Unigram())
     learner.pre_tokenizer = pre_tokenizers.Metaspace()
     special = ["<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(
-        vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False
-    )
+    trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False)
     learner.train_from_iterator(CORPUS, trainer)
     pieces = [(piece, score) for piece, score in json.loads(learner.to_str())["model"]["vocab"]]
     tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0)
     tokenizer.save_pretrained(folder)
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=2 * width, num_layers=2, num_heads=4
-    )
+    config = T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=2 * width, num_layers=2, num_heads=4)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         T5EncoderModel(config).save_pretrained(folder)
@@ -110,7 +106,8 @@ def open_clip_folder(folder: Path, *, width: int = 32, seed: int = 0, text: dict
         kind = open_clip.CustomTextCLIP if text else open_clip.CLIP
         model = kind(**json.loads(json.dumps(config)))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    written = {"model_cfg": {**config, **({"custom_text": True} if text else {})}, "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(written))
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
     return folder
 
