@@ -24,8 +24,9 @@ def open(  # the verb of the public face: data.open
 
     `path`: a folder of pictures (class folders, `metadata.jsonl` or `.csv`, sidecar `.txt` captions, or plain),
     a parquet file or a folder of them, a tar shard or a folder of them, a folder written by `save_to_disk`, a
-    `datasets` data set, or, with `format="hub"`, the id of one. `root_check=False` allows metadata to name
-    pictures outside its folder. Raises FileNotFoundError; ValueError naming file, line and fault; Refused.
+    `datasets` data set, "shapes:1" or "shapes:2" for rendered scenes or, with `format="hub"`, the id of a data
+    set. `root_check=False` allows metadata to name pictures outside its folder. Raises FileNotFoundError;
+    ValueError naming file, line and fault; Refused.
     """
     if format not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
@@ -34,8 +35,12 @@ def open(  # the verb of the public face: data.open
 
         return hub(path, caption_key, label_key)
     place = Path(path)
+    if not place.exists() and str(path).partition(":")[0] == "shapes":
+        return _shapes(str(path))
     if not place.exists():
         raise FileNotFoundError(f"{place}: no such file or folder")
+    if place.name in ("metadata.jsonl", "metadata.csv"):
+        place = place.parent
     kind = found(place) if format == "auto" else format
     if kind == "parquet":
         files = parquet_files(place) if place.is_dir() else [place]
@@ -53,6 +58,16 @@ def open(  # the verb of the public face: data.open
     from guided.data.folder import folder
 
     return folder(place, caption_key, label_key, root_check)
+
+
+def _shapes(spec: str) -> Source:
+    """ "shapes", "shapes:1" or "shapes:2": rendered scenes of one or two objects."""
+    from guided.data.shapes import ShapesSource
+
+    _, _, objects = spec.partition(":")
+    if objects not in ("", "1", "2"):
+        raise ValueError(f'expected "shapes", "shapes:1" or "shapes:2", got {spec!r}')
+    return ShapesSource(objects=int(objects or 1))
 
 
 def found(place: Path) -> str:

@@ -66,12 +66,12 @@ def describe(
     captions = [record.caption for record in records if record.caption is not None]
     empty = len(records) - len(captions) if captioned else 0
     if empty:
-        found.append(f"{empty} of {len(records)} captions are empty: these samples are unconditional")
+        found.append(f"{empty} of {counted(len(records), 'caption')} empty: such samples are unconditional")
     long = [len(caption) for caption in captions if len(caption) > LONG_CAPTION]
     if long:
         found.append(
-            f"{len(long)} captions are longer than {LONG_CAPTION} characters (the longest has {max(long)}): "
-            "the text encoder cuts them at its length limit"
+            f"{counted(len(long), 'caption')} longer than {LONG_CAPTION} characters (the longest has {max(long)}): "
+            "the text encoder cuts at its length limit"
         )
     return {
         "format": kind,
@@ -82,6 +82,11 @@ def describe(
         "classes": list(classes),
         "notes": found,
     }
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 picture`, `2 pictures`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def listed(rows: Sequence[object], most: int = 8) -> str:

@@ -76,15 +76,15 @@ def _area(array: Pixels, size: tuple[int, int]) -> NDArray[np.float64]:
     flat = array.reshape(height, width * channels)
     parts = [rows @ flat[:, at : at + COLUMNS].astype(np.float64) for at in range(0, flat.shape[1], COLUMNS)]
     half = np.concatenate(parts, 1).reshape(size[0], width, channels)
-    total: NDArray[np.float64] = np.einsum("xw,hwc->hxc", columns, half, optimize=True)
-    return total / (height * width)
+    total = np.einsum("xw,hwc->hxc", columns, half, optimize=True)
+    return np.asarray(total / (height * width), np.float64)
 
 
 def overlaps(old: int, new: int) -> NDArray[np.float64]:
     """(new, old): how much of new cell i is covered by old cell j, in units of 1 / new of an old cell."""
     i, j = np.arange(new)[:, None], np.arange(old)[None]
     shared = np.minimum((i + 1) * old, (j + 1) * new) - np.maximum(i * old, j * new)
-    return shared.clip(0).astype(np.float64)
+    return np.asarray(np.maximum(shared, 0), np.float64)
 
 
 def _bicubic(array: Pixels, size: tuple[int, int]) -> NDArray[np.float64]:
