@@ -153,7 +153,8 @@ class AddedBlock(nn.Module):
         self.heads, self.parts = heads, 1 if text_only else 3
         self.norm = group_norm(config, width)
         self.qkv = nn.Linear(width, self.parts * width)
-        self.context_norm = group_norm(config, config.context, 1e-5) if config.context_norm else None
+        norm = nn.GroupNorm(math.gcd(32, config.context), config.context)
+        self.context_norm = norm if config.context_norm else None
         self.text_kv = nn.Linear(config.context, 2 * width)
         self.out = zero(nn.Linear(width, width))
 

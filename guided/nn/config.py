@@ -83,7 +83,7 @@ class UNetConfig:
     def __post_init__(self) -> None:
         for name in ("widths", "blocks", "depth", "text_only"):
             value = getattr(self, name)
-            if isinstance(value, int):
+            if isinstance(value, int) and name != "widths":
                 value = (value,) * len(self.widths)
             if not isinstance(value, Sequence):
                 raise ValueError(f"{name}: expected one value a level, got {value!r}")

@@ -7,6 +7,7 @@ without looking at any value from Python.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +19,12 @@ from guided.nn.embeddings import MLP, AttentionPool, number_embedding
 
 if TYPE_CHECKING:
     from guided.cond import Cond
+
+
+def need_shape(name: str, value: Tensor, shape: Sequence[int]) -> None:
+    """Raise ValueError unless a field of the condition has this shape."""
+    if value.shape != tuple(shape):
+        raise ValueError(f"cond.{name}: expected the shape {tuple(shape)}, got {tuple(value.shape)}")
 
 
 class VectorPort(nn.Module):
@@ -42,9 +49,7 @@ class VectorPort(nn.Module):
         batch = x.shape[0]
         embedding: Tensor = self.time(self._features(c_noise.expand(batch), x))
         if self.label is not None:
-            null = self.config.classes
-            label = x.new_full((batch,), -1, dtype=torch.long) if cond.label is None else cond.label
-            embedding = embedding + self.label(torch.where(label < 0, null, label))
+            embedding = embedding + self.label(self._label(x, cond.label))
         if self.vector is not None:
             embedding = embedding + self.vector(self._vector(x, cond.vector))
         if self.aug is not None:
@@ -56,22 +61,28 @@ class VectorPort(nn.Module):
         exact = level.to(torch.promote_types(x.dtype, torch.float32))
         return self.features(exact).to(x.dtype)  # type: ignore[no-any-return]
 
+    def _label(self, x: Tensor, label: Tensor | None) -> Tensor:
+        null = x.new_full((x.shape[0],), self.config.classes, dtype=torch.long)
+        if label is None:
+            return null
+        need_shape("label", label, null.shape)
+        return torch.where(label < 0, null, label)
+
     def _vector(self, x: Tensor, vector: Tensor | None) -> Tensor:
         null = self.null_vector.to(x.dtype).expand(x.shape[0], -1)
         if vector is None:
             return null
-        if vector.shape != null.shape:
-            raise ValueError(f"cond.vector: expected the shape {tuple(null.shape)}, got {tuple(vector.shape)}")
+        need_shape("vector", vector, null.shape)
         absent = vector.isnan().any(1, keepdim=True)
         return torch.where(absent, null, vector.to(x.dtype))
 
     def _aug(self, x: Tensor, aug: Tensor | None) -> Tensor:
         null = self.null_aug.expand(x.shape[0], -1)
-        if aug is None:
+        if aug is None or self.aug is None:
             return null
+        need_shape("aug", aug, x.shape[:1])
         absent = aug.isnan()
         level = torch.where(absent, 0.0, aug * self.config.aug_scale)
-        assert self.aug is not None
         return torch.where(absent[:, None], null, self.aug(self._features(level, x)))
 
 
@@ -131,9 +142,8 @@ class SpacePort(nn.Module):
         image = cond.image
         if image is None:
             parts = [x, x.new_zeros(shape)]
-        elif image.shape != shape:
-            raise ValueError(f"cond.image: expected the shape {shape}, as x, got {tuple(image.shape)}")
         else:
+            need_shape("image", image, shape)
             parts = [x, torch.where(image.isnan(), 0.0, image.to(x.dtype))]
         if self.presence:
             one = x.new_zeros(x.shape[0], 1, *x.shape[2:])
