@@ -1,0 +1,166 @@
+"""Training samples whose index is the run's own counter: picture, noise, noise level and dropout are functions of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from guided.cond import Cond
+from guided.data import BadPicture, Pictures
+from guided.noise import generator, key
+from guided.train.levels import Law, uniform
+
+
+class Conditions(Protocol):
+    """The condition of some records of a source, without dropout."""
+
+    def __call__(self, rows: Sequence[int], /) -> Cond: ...
+
+
+class Drawn(Protocol):
+    """`drawn[counter]` is the record drawn at that count."""
+
+    def __getitem__(self, counter: int, /) -> int: ...
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A picture that could not be read, and the one that stood in for it."""
+
+    counter: int
+    name: str
+    reason: str
+    instead: str
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Part of a batch: counters, x0 (b, C, H, W) in [-1, 1], unit noise, sigma (b,) float64, cond; names for messages.
+
+    On its way from a worker x0 is uint8; `to` moves and converts.
+    """
+
+    counters: tuple[int, ...]
+    x0: Tensor
+    noise: Tensor
+    sigma: Tensor
+    cond: Cond
+    names: tuple[str, ...]
+    broken: tuple[Broken, ...] = ()
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
+        """On the device, the pictures as numbers in [-1, 1] of this dtype."""
+        x0 = self.x0.to(device, non_blocking=True).to(dtype).mul_(1 / 127.5).sub_(1.0)
+        noise = self.noise.to(device, dtype, non_blocking=True)
+        sigma = self.sigma.to(device, non_blocking=True)
+        return replace(self, x0=x0, noise=noise, sigma=sigma, cond=self.cond.to(device, dtype))
+
+    def pin_memory(self) -> Batch:
+        """For the loader, where a GPU reads what it hands over."""
+        return replace(self, x0=self.x0.pin_memory(), noise=self.noise.pin_memory(), sigma=self.sigma.pin_memory())
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """A map-style data set over counters, so that any number of workers hands over the same bits.
+
+    rows: the sorted records of the training part. drop: share of samples whose whole condition is dropped.
+    """
+
+    pictures: Pictures
+    order: Drawn
+    rows: tuple[int, ...]
+    conditions: Conditions
+    law: Law
+    seed: int
+    drop: float = 0.0
+    flip: bool = False
+
+    def __getitem__(self, counter: int) -> Batch:
+        return self.__getitems__([counter])
+
+    def __getitems__(self, counters: Sequence[int]) -> Batch:
+        drawn = [self._picture(counter) for counter in counters]
+        rows = [row for _, row, _ in drawn]
+        x0 = torch.stack([picture for picture, _, _ in drawn])
+        if self.flip:
+            mirrored = self._chance("train/flip", counters) < 0.5
+            x0[mirrored] = x0[mirrored].flip(-1)
+        noise = torch.empty(x0.shape)
+        for row, counter in zip(noise, counters, strict=True):
+            torch.randn(row.shape, generator=generator("train/noise", self.seed, counter), out=row)
+        cond = self.conditions(rows)
+        if self.drop:
+            cond = cond.drop(self._chance("train/drop", counters) < self.drop)
+        return Batch(
+            counters=tuple(counters),
+            x0=x0,
+            noise=noise,
+            sigma=self.law.levels(self.seed, counters),
+            cond=cond,
+            names=tuple(self.pictures.source.records[row].name for row in rows),
+            broken=tuple(fault for _, _, fault in drawn if fault is not None),
+        )
+
+    def _picture(self, counter: int) -> tuple[Tensor, int, Broken | None]:
+        row = self.order[counter]
+        try:
+            return self.pictures[row], row, None
+        except BadPicture as error:
+            other = self.pictures.replacement(row, self.rows)
+            records = self.pictures.source.records
+            fault = Broken(counter, records[row].name, str(error), records[other].name)
+            return self.pictures[other], other, fault
+
+    def _chance(self, stream: str, counters: Sequence[int]) -> Tensor:
+        return uniform([key(stream, self.seed, counter) << 1 for counter in counters])
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The counters of every part that one process computes, from `start` on: batch after batch, part after part.
+
+    A batch is cut into `accumulate` parts, each part into one slice a process; so the batch is the same set of
+    counters for any number of processes and parts.
+    """
+
+    start: int
+    stop: int
+    batch: int
+    accumulate: int
+    rank: int
+    count: int
+
+    def __iter__(self) -> Iterator[list[int]]:
+        size = self.batch // (self.accumulate * self.count)
+        for first in range(self.start, self.stop, self.batch):
+            for part in range(self.accumulate):
+                begin = first + (part * self.count + self.rank) * size
+                yield list(range(begin, begin + size))
+
+    def __len__(self) -> int:
+        return -(-(self.stop - self.start) // self.batch) * self.accumulate
+
+
+def _same(batch: Batch) -> Batch:
+    return batch
+
+
+def loader(samples: Samples, parts: Parts, workers: int, pin: bool, begin: Callable[[int], None]) -> DataLoader[Batch]:
+    """The parts in order, made ahead by `workers` processes (0: in this one), each of which first calls `begin`."""
+    return DataLoader(
+        samples,  # type: ignore[arg-type]
+        batch_sampler=parts,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_same,
+        worker_init_fn=begin,
+        pin_memory=pin,
+        prefetch_factor=2 if workers else None,
+        # The loader draws a base seed for its workers; nothing of ours reads it, and ours must not be disturbed.
+        generator=torch.Generator().manual_seed(0),
+    )

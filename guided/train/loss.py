@@ -1,0 +1,79 @@
+"""The denoising loss of every parametrisation, written as weight(sigma) * mean((D - x0)^2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from guided.cond import Cond
+from guided.denoiser import Denoise, Parametrization, spread
+from guided.noise import generator
+from guided.train.recipe import LossSection
+
+Weight = Callable[[Tensor], Tensor]
+
+
+def weight(section: LossSection, sigma_data: float, parametrization: Parametrization) -> Weight:
+    """The weight of mean((D - x0)^2) as a function of sigma (B,) float64; the signal-to-noise ratio is 1 / sigma^2.
+
+    output: the plain mean square of the network's own output, 1 / c_out^2. eps, x0, v, flow, edm: that of a network
+    which predicts this, whatever ours predicts. min_snr: min(SNR, gamma) (Hang et al. 2023). sigmoid:
+    sigmoid(ln SNR - bias) (Kingma and Gao 2023; Hoogeboom et al. 2024, in x0-form).
+    """
+
+    def output(sigma: Tensor) -> Tensor:
+        return parametrization.coefficients(sigma).out ** -2
+
+    weights: dict[str, Weight] = {
+        "output": output,
+        "edm": lambda s: (s**2 + sigma_data**2) / (s * sigma_data) ** 2,
+        "eps": lambda s: s**-2,
+        "x0": torch.ones_like,
+        "v": lambda s: 1 + s**-2,
+        "flow": lambda s: (1 + 1 / s) ** 2,
+        "min_snr": lambda s: (s**-2).clamp(max=section.gamma),
+        "sigmoid": lambda s: torch.sigmoid(-2 * s.log() - section.bias),
+    }
+    return weights[section.weight]
+
+
+def loss(denoise: Denoise, weigh: Weight, x0: Tensor, noise: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+    """The weighted loss of each image, (B,): weight(sigma) mean((D(x0 + sigma n; sigma) - x0)^2).
+
+    x0, noise: (B, *); sigma: (B,) float64. Its minimiser is E[x0 | x, cond] for every weight above 0.
+    """
+    x = torch.addcmul(x0, spread(sigma, x0), noise)
+    error = denoise(x, sigma, cond) - x0
+    return spread(weigh(sigma), error).flatten() * error.square().flatten(1).mean(1)
+
+
+class Uncertainty(nn.Module):
+    """A learned log-variance of the loss at each noise level (Karras et al. 2024, section 2.2 and appendix B.3).
+
+    The objective l / exp(u) + u has its minimum over u at u = ln E[l | sigma], so every level then pulls alike.
+    """
+
+    frequencies: Tensor
+    phases: Tensor
+
+    def __init__(self, seed: int = 0, width: int = 128) -> None:
+        super().__init__()
+        source = generator("train/uncertainty", seed, 0)
+        self.register_buffer("frequencies", 2 * math.pi * torch.randn(width, generator=source))
+        self.register_buffer("phases", 2 * math.pi * torch.rand(width, generator=source))
+        self.readout = nn.Linear(width, 1, bias=False)
+        nn.init.zeros_(self.readout.weight)
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        """sigma (B,) -> u (B,)."""
+        level = (sigma.log() / 4).to(self.phases.dtype)
+        waves = math.sqrt(2) * (level[:, None] * self.frequencies + self.phases).cos()
+        return self.readout(waves).squeeze(1) / math.sqrt(len(self.phases))  # type: ignore[no-any-return]
+
+    def objective(self, losses: Tensor, sigma: Tensor) -> Tensor:
+        """losses (B,) -> what is minimised, (B,)."""
+        u = self(sigma)
+        return losses / u.exp() + u

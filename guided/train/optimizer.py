@@ -1,0 +1,67 @@
+"""AdamW, and a learning rate that is a function of the counter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from guided.train.recipe import TrainSection
+
+LAST = 0.05
+"""The share of the learning rate that the last update gets."""
+
+
+def learning_rate(train: TrainSection, counter: int) -> float:
+    """The rate of the update that begins at `counter`: linear warm-up, constant, linear fall to 5 % over the last part."""
+    after = counter + train.batch_size
+    rise = min(1.0, after / train.warmup) if train.warmup else 1.0
+    tail = train.decay * train.images
+    left = min(1.0, max(0.0, (train.images - after) / tail)) if tail else 1.0
+    return train.lr * rise * (LAST + (1 - LAST) * left)
+
+
+def adamw(modules: Mapping[str, nn.Module], train: TrainSection) -> torch.optim.AdamW:
+    """AdamW over all the modules' weights, fused; what has one dimension (norms, biases) never decays."""
+    weights = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in weights if p.ndim > 1], "weight_decay": train.weight_decay},
+        {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, fused=True)
+
+
+def named(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """Every trained weight by its module's name and its own."""
+    return {
+        f"{prefix}.{name}": weight
+        for prefix, module in modules.items()
+        for name, weight in module.named_parameters()
+        if weight.requires_grad
+    }
+
+
+def moments(optimizer: torch.optim.AdamW, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """AdamW's two moments as plain tensors, `exp_avg/NAME` and `exp_avg_sq/NAME`."""
+    out: dict[str, Tensor] = {}
+    for name, weight in named(modules).items():
+        for moment in ("exp_avg", "exp_avg_sq"):
+            if moment in optimizer.state.get(weight, {}):
+                out[f"{moment}/{name}"] = optimizer.state[weight][moment]
+    return out
+
+
+def restore(
+    optimizer: torch.optim.AdamW, modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], updates: int
+) -> None:
+    """Put saved moments back; `updates` is how many were applied."""
+    optimizer.state.clear()
+    for name, weight in named(modules).items():
+        if f"exp_avg/{name}" not in tensors:
+            continue
+        state = optimizer.state[weight]
+        state["step"] = torch.tensor(float(updates), dtype=torch.float32, device=weight.device)
+        for moment in ("exp_avg", "exp_avg_sq"):
+            state[moment] = tensors[f"{moment}/{name}"].to(weight.device, copy=True)

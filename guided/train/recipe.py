@@ -1,0 +1,227 @@
+"""What a run is: one frozen record, checked key by key before any work starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, Field, create_model, model_validator
+
+from guided.nn.config import UNetConfig
+from guided.nn.presets import PRESETS
+from guided.train import reading
+from guided.train.fields import Section, checked, number, one_of, sequence, text, truth, whole
+
+Text: TypeAlias = Annotated[str, text]
+Truth: TypeAlias = Annotated[bool, truth]
+Count: TypeAlias = Annotated[int, whole(1)]
+Amount: TypeAlias = Annotated[int, whole(0)]
+Positive: TypeAlias = Annotated[float, number(above=0)]
+Share: TypeAlias = Annotated[float, number(0, 1)]
+
+
+def _size(value: Any) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int | float) else value
+    if (
+        not isinstance(pair, list | tuple)
+        or len(pair) != 2
+        or any(isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= 8192 for side in pair)
+    ):
+        raise ValueError("expected a side in pixels, or [height, width], each from 1 to 8192")
+    return int(pair[0]), int(pair[1])
+
+
+class HoldOut(Section):
+    """What is kept out of training for ever: a share of the base captions, and pairs of base and tone."""
+
+    share: Annotated[float, number(0, 0.9)] = 0.05
+    pairs: Amount = 200
+
+
+class Shapes(Section):
+    """The rendered source, for `data.path: shapes`."""
+
+    n: Count = 20_000
+    objects: Annotated[int, whole(1, 2)] = 1
+    hold_out: Share = 0.2
+
+
+class Data(Section):
+    """Pictures and what is known of them."""
+
+    path: Text
+    format: Text = "auto"
+    caption_key: Text = "text"
+    label_key: Text = "label"
+    size: Annotated[tuple[int, int], BeforeValidator(_size)] = (32, 32)
+    channels: Annotated[int, whole(1, 64)] = 3
+    background: Text = "white"
+    resize: Annotated[str, one_of("area", "bicubic")] = "area"
+    flip: Truth = False  # mirror half of the pictures, left and right
+    condition: Annotated[str, one_of("text", "class", "none")] = "text"
+    balance: Annotated[str, one_of("base", "uniform")] = "uniform"
+    hold_out: HoldOut | None = HoldOut()
+    workers: Amount = 0
+    shapes: Shapes = Shapes()
+
+
+class TextSection(Section):
+    """The frozen encoder of captions."""
+
+    encoder: Annotated[Any, BeforeValidator(lambda value: value)] = "minilm"
+    length: Annotated[int | None, Field()] = None
+
+
+def _typed(kind: Any) -> Any:
+    """The recipe's check for the type of a field of `UNetConfig`."""
+    simple = {int: Annotated[int, whole()], float: Annotated[float, number()], str: Text, bool: Truth}
+    if kind in simple:
+        return simple[kind]
+    if isinstance(kind, types.UnionType):
+        return typing.Optional[_typed(typing.get_args(kind)[0])]  # noqa: UP045
+    return Annotated[tuple[_typed(typing.get_args(kind)[0]), ...], BeforeValidator(_spread)]
+
+
+def _spread(value: Any) -> Any:
+    # A U-Net takes one number for all levels; its own check sees to the count.
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+_HINTS = typing.get_type_hints(UNetConfig)
+ModelSection: type[BaseModel] = create_model(  # type: ignore[call-overload]
+    "ModelSection",
+    __base__=Section,
+    __doc__="A preset, and any field of `UNetConfig` in place of the preset's.",
+    preset=(Annotated[str, one_of(*PRESETS)], "unet32-text"),
+    **{field.name: (typing.Optional[_typed(_HINTS[field.name])], None) for field in dataclasses.fields(UNetConfig)},  # noqa: UP045
+)
+
+
+class DenoiserSection(Section):
+    """What the network predicts, and over which noise levels."""
+
+    parametrization: Annotated[str, one_of("edm", "eps", "x0", "v", "flow")] = "edm"
+    sigma_data: Positive = 0.5
+    lo: Positive = 0.002
+    hi: Positive = 80.0
+
+    @model_validator(mode="after")
+    def _order(self) -> DenoiserSection:
+        if self.lo >= self.hi:
+            raise ValueError(f"expected lo < hi, got lo {self.lo:g} and hi {self.hi:g}")
+        return self
+
+
+class NoiseSection(Section):
+    """The law of the noise levels seen in training."""
+
+    law: Annotated[str, one_of("log_normal", "logit_normal")] = "log_normal"
+    mean: Annotated[float, number()] = -0.8
+    std: Positive = 1.2
+
+
+class LossSection(Section):
+    """How the noise levels are weighted against each other; see `guided.train.loss`."""
+
+    weight: Annotated[str, one_of("output", "edm", "eps", "x0", "v", "flow", "min_snr", "sigmoid")] = "edm"
+    gamma: Positive = 5.0  # min_snr: the largest signal-to-noise ratio that still counts
+    bias: Annotated[float, number()] = -3.0  # sigmoid: log signal-to-noise ratio at which half the weight is reached
+    learned: Truth = False
+
+
+class TrainSection(Section):
+    """The run itself; whatever is counted is counted in images."""
+
+    images: Count = 100_000
+    batch_size: Count = 64  # images an update, over all processes and parts
+    accumulate: Count = 1  # parts a batch is cut into
+    lr: Positive = 7e-4
+    warmup: Amount = 10_000
+    decay: Share = 0.4
+    betas: Annotated[tuple[Share, Share], sequence] = (0.9, 0.99)
+    weight_decay: Annotated[float, number(0)] = 0.0
+    clip: Positive | None = 1.0
+    precision: Annotated[str, one_of("float32", "bf16", "fp16", "float64")] = "float32"
+    ema: Annotated[tuple[Annotated[float, number(0.001, 0.28)], ...], sequence] = (0.05, 0.10)
+    early: Share = 0.1
+    drop: Share = 0.1
+    checkpointing: Truth = False
+    save_every: Count = 20_000
+    keep: Annotated[int, whole(2)] = 2
+    preview_every: Amount = 20_000
+    held_every: Amount = 20_000
+    tensorboard: Truth = True
+
+    @model_validator(mode="after")
+    def _parts(self) -> TrainSection:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"expected a batch_size that accumulate divides, got {self.batch_size} and {self.accumulate}"
+            )
+        if not self.ema:
+            raise ValueError("ema: expected at least one relative width such as 0.05, got an empty list")
+        return self
+
+
+class SampleSection(Section):
+    """How previews are drawn, and what the finished model does by default."""
+
+    steps: Annotated[int, whole(1, 1000)] = 24
+    w: Annotated[float, number(0)] = 3.0
+    prompts: Annotated[tuple[Text, ...], sequence] = ()
+
+
+class Recipe(Section):
+    """A whole run. Frozen; `load_recipe` makes one from a file."""
+
+    name: Text = "run"
+    seed: Annotated[int, whole(0, 2**62)] = 0
+    out: Text = ""
+    data: Data
+    text: TextSection = TextSection()
+    model: ModelSection = ModelSection()  # type: ignore[valid-type]
+    denoiser: DenoiserSection = DenoiserSection()
+    noise: NoiseSection = NoiseSection()
+    loss: LossSection = LossSection()
+    train: TrainSection = TrainSection()
+    sample: SampleSection = SampleSection()
+
+    def changes(self) -> dict[str, Any]:
+        """The fields of `UNetConfig` that the recipe sets itself, besides the preset."""
+        given = self.model.model_dump(exclude_none=True)  # type: ignore[attr-defined]
+        for name in ("blocks", "depth", "text_only"):  # one entry stands for all levels
+            if len(given.get(name, ())) == 1:
+                given[name] = given[name][0]
+        return {key: value for key, value in given.items() if key != "preset"}
+
+
+TEXT_KEYS = frozenset(
+    f"{prefix}{name}"
+    for prefix, section in (("", Recipe), ("data.", Data), ("text.", TextSection))
+    for name, field in section.model_fields.items()
+    if field.annotation is str or name == "encoder"
+)
+
+
+def load_recipe(
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+) -> Recipe:
+    """A checked recipe from a YAML or TOML file, a mapping or a Recipe, with dotted overrides.
+
+    `overrides`: a mapping {"train.images": 20000} or strings "train.images=20000". A missing `out` is runs/NAME.
+    Raises FileNotFoundError, or ValueError with one line for every fault: `file: section.key: expected ..., got ...`.
+    """
+    where = "recipe"
+    if isinstance(recipe, Recipe):
+        values: Mapping[str, Any] = recipe.model_dump(exclude_unset=True)
+    elif isinstance(recipe, Mapping):
+        values = recipe
+    else:
+        values, where = reading.read(recipe), os.fspath(recipe)
+    found = checked(Recipe, reading.overridden(values, overrides, TEXT_KEYS), where)
+    return found if found.out else found.model_copy(update={"out": f"runs/{found.name}"})

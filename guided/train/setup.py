@@ -1,0 +1,233 @@
+"""From a recipe to what is trained: pictures, split, conditions, network, denoiser."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guided import data, text
+from guided.cond import Cond
+from guided.data import Pictures, Record, Source, Split
+from guided.data.order import Order
+from guided.denoiser import EDM, X0, Denoiser, Eps, Flow, Parametrization, V
+from guided.nn import UNet, UNetConfig, preset
+from guided.noise import key
+from guided.train.batch import Samples
+from guided.train.levels import LogNormal
+from guided.train.recipe import Recipe
+
+DTYPES = {"float32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "float64": torch.float64}
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """The conditions of a source's records, as the network takes them."""
+
+    captions: tuple[str | None, ...]
+    labels: tuple[int, ...]
+    tokens: text.TokenCache | None
+    accepts: frozenset[str]
+
+    def __call__(self, rows: Sequence[int]) -> Cond:
+        if self.tokens is not None:
+            captions = [self.captions[row] for row in rows]
+            missing = torch.tensor([caption is None for caption in captions])
+            return self.of([caption or "" for caption in captions]).drop(missing)
+        if "label" in self.accepts:
+            return Cond(label=torch.tensor([self.labels[row] for row in rows]))
+        return Cond()
+
+    def of(self, captions: Sequence[str]) -> Cond:
+        """The condition of captions that are in the cache."""
+        assert self.tokens is not None
+        found = self.tokens.rows(captions)
+        return Cond(tokens=found.tokens, mask=found.mask, vector=found.vector).only(self.accepts)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """All that a recipe means."""
+
+    recipe: Recipe
+    source: Source
+    pictures: Pictures
+    split: Split
+    conditions: Conditions
+    samples: Samples
+    law: LogNormal
+    denoiser: Denoiser
+    config: UNetConfig
+    fingerprint: str
+
+    @property
+    def text_spec(self) -> Any:
+        """What reopens the text encoder; None without one."""
+        return None if self.conditions.tokens is None else self.conditions.tokens.spec
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """The records that were kept out."""
+        return tuple(sorted((*self.split.held_bases, *self.split.held_pairs)))
+
+
+def prepare(recipe: Recipe, device: torch.device, facts: Mapping[str, Any] | None = None) -> Job:
+    """Open the data, split it, cache the texts and make the network; all errors of input are raised here.
+
+    facts: what is known of the run where one goes on: a complete cache then needs no encoder, and other data under
+    the same path are refused. Raises ValueError, FileNotFoundError.
+    """
+    source = open_source(recipe)
+    known_text = None if facts is None else facts["text"]
+    if facts is not None and facts["data"] != fingerprint(source.records):
+        raise ValueError(
+            f"data.path: {recipe.data.path} no longer holds the pictures, captions and labels that this run began with; "
+            "restore them, or begin another run with out="
+        )
+    split = part(recipe, source.records)
+    if not split.train:
+        raise ValueError(f"data.path: {recipe.data.path}: no picture is left for training")
+    tokens = _tokens(recipe, source, device, known_text) if recipe.data.condition == "text" else None
+    config = network_config(recipe, source, tokens)
+    records = source.records
+    conditions = Conditions(
+        tuple(record.caption for record in records),
+        tuple(-1 if record.label is None else record.label for record in records),
+        tokens,
+        config.accepts,
+    )
+    pictures = Pictures(source, recipe.data.size, recipe.data.channels, recipe.data.background, recipe.data.resize)
+    law = LogNormal(recipe.noise.mean, recipe.noise.std, recipe.denoiser.lo, recipe.denoiser.hi)
+    order = (
+        Order.even(records, split.train, recipe.seed)
+        if recipe.data.balance == "base"
+        else Order.uniform(split.train, recipe.seed)
+    )
+    drop = recipe.train.drop if recipe.data.condition != "none" else 0.0
+    samples = Samples(pictures, order, split.train, conditions, law, recipe.seed, drop, recipe.data.flip)
+    denoiser = make_denoiser(recipe, config).to(device=device, dtype=DTYPES[recipe.train.precision])
+    return Job(recipe, source, pictures, split, conditions, samples, law, denoiser, config, fingerprint(records))
+
+
+def open_source(recipe: Recipe) -> Source:
+    """The recipe's pictures, with the condition it asks for; ValueError where they lack it."""
+    section = recipe.data
+    if section.path == "shapes":
+        from guided.data.shapes import ShapesSource
+
+        return ShapesSource(section.shapes.n, recipe.seed, section.shapes.objects, section.shapes.hold_out)
+    source: Source = data.open(
+        section.path, format=section.format, caption_key=section.caption_key, label_key=section.label_key
+    )
+    if section.condition == "text" and all(record.caption is None for record in source.records):
+        raise ValueError(
+            f"data.condition: text, but {section.path} has no captions (looked for the key {section.caption_key!r}); "
+            "use data.condition=class or none, or give captions in metadata.jsonl"
+        )
+    if section.condition == "class" and not source.classes:
+        raise ValueError(
+            f"data.condition: class, but {section.path} has no classes; use data.condition=text or none, or one folder "
+            "a class"
+        )
+    return source
+
+
+def part(recipe: Recipe, records: Sequence[Record]) -> Split:
+    """Training and held-out records; sets without captions are split by the names of their pictures."""
+    hold = recipe.data.hold_out
+    if hold is None:
+        return Split(tuple(range(len(records))), (), ())
+    if recipe.data.condition == "text":
+        return data.split(records, share=hold.share, pairs=hold.pairs)
+    return data.split(records, share=hold.share, pairs=0, key=lambda record: Path(record.name).name)
+
+
+def token_folder() -> Path:
+    """Where token states are kept: `$GUIDED_CACHE` or ~/.cache/guided, in `tokens`."""
+    return Path(os.environ.get("GUIDED_CACHE") or Path.home() / ".cache" / "guided") / "tokens"
+
+
+def _tokens(recipe: Recipe, source: Source, device: torch.device, known: Mapping[str, Any] | None) -> text.TokenCache:
+    wanted = ["", *recipe.sample.prompts, *(r.caption for r in source.records if r.caption is not None)]
+    if known is not None:
+        try:
+            cache = text.TokenCache(dict(known), token_folder())
+            cache.fill(wanted)
+            return cache
+        except LookupError:
+            pass  # some are missing: the encoder itself is needed
+        except FileNotFoundError:
+            pass
+    encoder = text.open(known or recipe.text.encoder, length=recipe.text.length, device=device)
+    cache = text.TokenCache(encoder, token_folder())
+    cache.fill(wanted)
+    cache.encoder = None  # workers read; they never encode
+    return cache
+
+
+def network_config(recipe: Recipe, source: Source, tokens: text.TokenCache | None) -> UNetConfig:
+    """The preset with the recipe's changes, fitted to the pictures and conditions; ValueError where they clash."""
+    changes = recipe.changes()
+    fitted: dict[str, Any] = {"in_channels": recipe.data.channels, "out_channels": recipe.data.channels}
+    base = preset(recipe.model.preset)  # type: ignore[attr-defined]
+    if recipe.data.condition == "class":
+        fitted["classes"] = len(source.classes)
+    if tokens is not None:
+        if changes.get("token_width", base.token_width):
+            fitted["token_width"] = tokens.width
+        if changes.get("vector_width", base.vector_width):
+            fitted["vector_width"] = tokens.vector_width
+    for name, value in fitted.items():
+        if changes.get(name, value) != value:
+            raise ValueError(f"model.{name}: {changes[name]} does not fit the data, which needs {value}")
+    try:
+        config = preset(recipe.model.preset, **{**changes, **fitted})  # type: ignore[attr-defined]
+    except ValueError as error:
+        raise ValueError(f"model.{error}") from None
+    needed = {"text": {"tokens", "vector"}, "class": {"label"}, "none": set()}[recipe.data.condition]
+    if needed and not needed & config.accepts:
+        raise ValueError(
+            f"model: the preset {recipe.model.preset!r} sees no {recipe.data.condition} condition; "  # type: ignore[attr-defined]
+            "choose another preset, or data.condition=none"
+        )
+    return config
+
+
+def parametrization(recipe: Recipe) -> Parametrization:
+    """What the recipe's network predicts."""
+    section = recipe.denoiser
+    kinds: dict[str, Parametrization] = {
+        "edm": EDM(section.sigma_data),
+        "x0": X0(section.sigma_data),
+        "eps": Eps(),
+        "v": V(),
+        "flow": Flow(),
+    }
+    return kinds[section.parametrization]
+
+
+def make_denoiser(recipe: Recipe, config: UNetConfig) -> Denoiser:
+    """The network, its first weights a function of the seed, as a denoiser."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key("train/init", recipe.seed, 0))
+        network = UNet(config)
+    network.checkpointing = recipe.train.checkpointing
+    denoiser = Denoiser(network, parametrization(recipe), recipe.denoiser.lo, recipe.denoiser.hi)
+    denoiser.autocast = AUTOCAST.get(recipe.train.precision)
+    return denoiser
+
+
+def fingerprint(records: Sequence[Record]) -> str:
+    """A hash of names, captions and labels: a run goes on only with the data it began with."""
+    digest = hashlib.sha256()
+    for record in records:
+        row = [Path(record.name).name, record.caption, record.label]
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,108 @@
+"""What a run holds between two updates; with the seed it is all that a checkpoint needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guided.denoiser import Denoiser
+from guided.train import checkpoint, optimizer
+from guided.train.ema import PowerEMA
+from guided.train.loss import Uncertainty
+from guided.train.recipe import Recipe
+
+
+class State:
+    """Weights, their averages, the optimizer, and the counter.
+
+    counter: images seen. applied: updates made. skipped: how many fp16 overflows came in a row just now. early: the first average's weights at the share of
+    the run that the recipe names, once it was reached.
+    """
+
+    def __init__(self, recipe: Recipe, denoiser: Denoiser) -> None:
+        self.recipe = recipe
+        self.denoiser = denoiser
+        self.network: nn.Module = denoiser.network
+        weights = next(self.network.parameters())
+        self.modules: dict[str, nn.Module] = {"network": self.network}
+        self.head: Uncertainty | None = None
+        if recipe.loss.learned:
+            self.head = Uncertainty(recipe.seed).to(device=weights.device, dtype=weights.dtype)
+            self.modules["uncertainty"] = self.head
+        self.emas = [PowerEMA(self.network, width) for width in recipe.train.ema]
+        self.optimizer = optimizer.adamw(self.modules, recipe.train)
+        self.weights = [p for module in self.modules.values() for p in module.parameters() if p.requires_grad]
+        fp16 = recipe.train.precision == "fp16"
+        self.scaler = torch.amp.GradScaler(weights.device.type, enabled=fp16)  # type: ignore[attr-defined]
+        self.drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.network.modules())
+        self.counter = 0
+        self.applied = 0
+        self.skipped = 0
+        self.early: dict[str, Tensor] | None = None
+        self.early_at: int | None = None
+
+    def advance(self, applied: bool) -> None:
+        """Count a batch, and take the new weights into the averages."""
+        self.counter += self.recipe.train.batch_size
+        self.skipped = 0 if applied else self.skipped + 1
+        if applied:
+            self.applied += 1
+            for ema in self.emas:
+                ema.update(list(self.network.parameters()), self.counter // self.recipe.train.batch_size)
+        train = self.recipe.train
+        if train.early and self.early is None and self.counter >= train.early * train.images:
+            self.early = {name: t.detach().cpu().clone() for name, t in self.emas[0].network.state_dict().items()}
+            self.early_at = self.counter
+
+    def save(self, folder: Path, extra: Mapping[str, Any]) -> Path:
+        """Write a checkpoint; FloatingPointError rather than weights that are not finite, OSError on a full disk."""
+        tensors = self._tensors()
+        for stem, group in tensors.items():
+            for name, tensor in group.items():
+                if not bool(tensor.isfinite().all()):
+                    raise FloatingPointError(f"{stem}: {name} is not finite at {self.counter} images; not saved")
+        facts = {
+            "counter": self.counter,
+            "applied": self.applied,
+            "skipped": self.skipped,
+            "seed": self.recipe.seed,
+            "early_at": self.early_at,
+            "scaler": self.scaler.state_dict(),
+            **extra,
+        }
+        return checkpoint.save(folder, self.counter, tensors, facts, self.recipe.train.keep)
+
+    @property
+    def size(self) -> int:
+        """Bytes of a checkpoint, roughly."""
+        return checkpoint.size(self._tensors())
+
+    def _tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        tensors: dict[str, Mapping[str, Tensor]] = {
+            "weights": self.network.state_dict(),
+            "optimizer": optimizer.moments(self.optimizer, self.modules),
+        }
+        tensors |= {ema.name: ema.network.state_dict() for ema in self.emas}
+        if self.head is not None:
+            tensors["uncertainty"] = self.head.state_dict()
+        if self.early is not None:
+            tensors["early"] = self.early
+        return tensors
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Take up a sound checkpoint; returns its facts."""
+        tensors, facts = checkpoint.load(path)
+        self.network.load_state_dict(tensors["weights"])
+        for ema in self.emas:
+            ema.network.load_state_dict(tensors[ema.name])
+        if self.head is not None:
+            self.head.load_state_dict(tensors["uncertainty"])
+        optimizer.restore(self.optimizer, self.modules, tensors["optimizer"], facts["applied"])
+        self.early, self.early_at = tensors.get("early"), facts["early_at"]
+        self.counter, self.applied, self.skipped = facts["counter"], facts["applied"], facts["skipped"]
+        self.scaler.load_state_dict(facts["scaler"])
+        return facts

@@ -1,0 +1,112 @@
+"""Looking at a run from outside, without touching its state: held-out loss by noise level, and preview grids."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from guided import _files, path, sampling
+from guided.cond import Cond
+from guided.data import BadPicture
+from guided.denoiser import Denoiser
+from guided.guide import cfg
+from guided.noise import Noise
+from guided.train.ema import PowerEMA
+from guided.train.loss import Weight, loss
+from guided.train.setup import Job
+
+LEVELS = 8
+PICTURES = 64
+COLUMNS = 8
+
+
+def averaged(job: Job, ema: PowerEMA) -> Denoiser:
+    """The denoiser with an average's weights; it shares their memory."""
+    own = job.denoiser
+    denoiser = Denoiser(ema.network, own.parametrization, own.lo, own.hi)
+    denoiser.autocast = own.autocast
+    return denoiser.eval()
+
+
+class HeldOut:
+    """Fixed pictures of the held-out part, at fixed noise levels with fixed noise: what changes is the network."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        rows = job.held
+        self.rows = [rows[at * len(rows) // PICTURES] for at in range(PICTURES)] if len(rows) > PICTURES else list(rows)
+        u = (torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS
+        self.sigmas = job.law.quantile(u).tolist()
+
+    @torch.no_grad()
+    def __call__(self, denoiser: Denoiser, weigh: Weight) -> dict[str, float]:
+        """The loss at each sigma (by its four digits), and their mean under `mean`; empty without held-out pictures."""
+        weights = next(denoiser.parameters())
+        found = [(row, picture) for row in self.rows if (picture := self._picture(row)) is not None]
+        if not found:
+            return {}
+        x0 = torch.stack([picture for _, picture in found]).to(weights) / 127.5 - 1
+        rows = [row for row, _ in found]
+        cond = self.job.conditions(rows).to(weights.device, weights.dtype)
+        noise = Noise([self.job.recipe.seed + row for row in rows], "held")(0, x0.shape[1:]).to(weights)
+        out: dict[str, float] = {}
+        for sigma in self.sigmas:
+            levels = torch.full((len(x0),), sigma, dtype=torch.float64, device=weights.device)
+            out[f"{sigma:.4g}"] = float(loss(denoiser, weigh, x0, noise, levels, cond).mean())
+        return {**out, "mean": math.fsum(out.values()) / len(out)}
+
+    def _picture(self, row: int) -> Tensor | None:
+        try:
+            return self.job.pictures[row]
+        except BadPicture:
+            return None
+
+
+def preview(job: Job, denoiser: Denoiser, file: Path) -> None:
+    """Draw the recipe's prompts (its classes, or 16 pictures without condition) as one PNG; picture i has seed i."""
+    weights = next(denoiser.parameters())
+    section = job.recipe.sample
+    cond, n = _asked(job)
+    noise = Noise(range(n))
+    shape = (job.recipe.data.channels, *job.recipe.data.size)
+    levels = path.default(section.steps, denoiser.lo, denoiser.hi, section.w)
+    guided = denoiser if cond.size is None else cfg(section.w)(denoiser)
+    dtype = torch.promote_types(weights.dtype, torch.float32)
+    x = (levels[0] * noise(0, shape)).to(weights.device, dtype)
+    drawn = sampling.sample(guided, x, levels, cond.to(weights.device, dtype))
+    grid(drawn.float().cpu(), file)
+
+
+def _asked(job: Job) -> tuple[Cond, int]:
+    prompts = job.recipe.sample.prompts
+    if job.conditions.tokens is not None:
+        if not prompts:
+            held = job.held or job.split.train
+            texts = [job.source.records[row].caption or "" for row in held]
+            prompts = tuple(texts[at * len(texts) // 16] for at in range(min(16, len(texts))))
+        return job.conditions.of(prompts), len(prompts)
+    if job.source.classes and job.recipe.data.condition == "class":
+        names = list(prompts) or list(job.source.classes[:16])
+        known = {name: at for at, name in enumerate(job.source.classes)}
+        return Cond(label=torch.tensor([known.get(name, -1) for name in names])), len(names)
+    return Cond(), 16
+
+
+def grid(images: Tensor, file: Path) -> None:
+    """Images (B, C, H, W) in [-1, 1] as one PNG, eight in a row, on white."""
+    b, c, h, w = images.shape
+    columns = min(COLUMNS, b)
+    rows = -(-b // columns)
+    levels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    levels = levels[:, :1].expand(-1, 3, -1, -1) if c < 3 else levels[:, :3]
+    sheet = np.full((rows * (h + 2) + 2, columns * (w + 2) + 2, 3), 255, np.uint8)
+    for at, image in enumerate(levels.permute(0, 2, 3, 1).numpy()):
+        top, left = 2 + at // columns * (h + 2), 2 + at % columns * (w + 2)
+        sheet[top : top + h, left : left + w] = image
+    with _files.writing(file) as aside:
+        Image.fromarray(sheet).save(aside, "PNG")
