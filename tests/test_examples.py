@@ -1,0 +1,57 @@
+"""Every example runs, at toy scale, and shows what it says."""
+
+from __future__ import annotations
+
+import importlib.util
+import pathlib
+from types import ModuleType
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_steering_sharpens_the_class() -> None:
+    found = load("steer_an_oracle").main(n=200)
+    assert found[0.0] < found[1.0] < found[3.0]
+
+
+def test_a_solver_of_ones_own_beats_euler() -> None:
+    found = load("own_sampler").main(n=4000)
+    assert found["Midpoint, plain"] < found["euler, plain"]
+
+
+def test_training_on_shapes(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    drawn = load("train_on_shapes").main(
+        str(tmp_path / "run"),
+        data__size=16,
+        data__shapes__n=64,
+        model__widths=[8, 16],
+        model__depth=[0, 1],
+        model__head_width=8,
+        model__groups=4,
+        model__embed_width=16,
+        train__images=64,
+        train__batch_size=16,
+        train__save_every=32,
+        train__preview_every=0,
+        train__held_every=0,
+        sample__steps=2,
+    )
+    assert len(drawn) == 4 and len(list((tmp_path / "run" / "drawn").glob("*.png"))) == 4
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_examples_are_short_and_tested_here(path: pathlib.Path) -> None:
+    assert len(path.read_text().splitlines()) <= 60
+    assert f'load("{path.stem}")' in pathlib.Path(__file__).read_text()
