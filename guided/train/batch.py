@@ -1,4 +1,4 @@
-"""Training samples whose index is the run's own counter: picture, noise, noise level and dropout are functions of it."""
+"""Training samples indexed by the run's own counter: picture, noise, noise level and dropout are functions of it."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def loader(samples: Samples, parts: Parts, workers: int, pin: bool, begin: Calla
         samples,  # type: ignore[arg-type]
         batch_sampler=parts,  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=_same,
+        collate_fn=_same,  # type: ignore[arg-type]
         worker_init_fn=begin,
         pin_memory=pin,
         prefetch_factor=2 if workers else None,

@@ -1,4 +1,4 @@
-"""Checkpoints: folders written aside, checksummed, renamed. The newest sound one is used; a damaged one is set apart."""
+"""Checkpoints: folders written aside, checksummed, renamed. The newest sound one is used, damaged ones set apart."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes files for their owner alone
 
 
 def number(path: Path) -> int | None:

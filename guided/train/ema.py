@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def exponent(sigma_rel: float) -> float:
@@ -23,7 +23,7 @@ def exponent(sigma_rel: float) -> float:
 
 
 def beta(gamma: float, update: int) -> float:
-    """How much of the average survives update t = 1, 2, ...: (1 - 1/t)^(gamma + 1); the first takes the weights whole."""
+    """How much of the average survives update t = 1, 2, ...: (1 - 1/t)^(gamma + 1), nothing of it the first."""
     return float((1.0 - 1.0 / update) ** (gamma + 1.0))
 
 
@@ -34,7 +34,7 @@ class PowerEMA:
         self.sigma_rel = sigma_rel
         self.gamma = exponent(sigma_rel)
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        self._own = list(self.network.parameters())
+        self._own: list[Tensor] = list(self.network.parameters())
 
     @property
     def name(self) -> str:
@@ -42,6 +42,6 @@ class PowerEMA:
         return f"ema-{self.sigma_rel:.3f}"
 
     @torch.no_grad()
-    def update(self, weights: Sequence[nn.Parameter], update: int) -> None:
+    def update(self, weights: Sequence[Tensor], update: int) -> None:
         """Take in the weights after update t = 1, 2, ..."""
         torch._foreach_lerp_(self._own, list(weights), 1.0 - beta(self.gamma, update))

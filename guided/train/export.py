@@ -47,7 +47,8 @@ def model_of(job: Job, state: State, metrics: Mapping[str, Any]) -> Model:
         },
     }
     encoders = {} if tokens is None else {"text": LazyEncoder(tokens.spec)}
-    return Model(averaged(job, state.emas[0]), Pixels(), encoders, card, early=state.early)
+    denoiser = averaged(job, state.emas[0])
+    return Model(denoiser, Pixels(), encoders, card, early=state.early)  # type: ignore[arg-type]
 
 
 def mean(job: Job) -> list[float]:

@@ -13,7 +13,7 @@ from guided.model import Model
 from guided.train import checkpoint
 from guided.train.batch import Broken
 from guided.train.log import Board, Lines
-from guided.train.loss import Weight
+from guided.train.loss import weight
 from guided.train.setup import Job
 from guided.train.state import State
 from guided.train.update import Update
@@ -27,7 +27,7 @@ class Kept:
     held: Mapping[str, float] | None = None
     saved: Path | None = None
     model: Model | None = None
-    notes: tuple[str, ...] = ()
+    note: str | None = None
 
 
 def resume(state: State, folder: Path) -> list[str]:
@@ -42,15 +42,16 @@ def resume(state: State, folder: Path) -> list[str]:
 class Keeper:
     """Writes into the folder of a run, in the main process alone."""
 
-    def __init__(self, job: Job, state: State, weigh: Weight, folder: Path) -> None:
-        self.job, self.state, self.weigh, self.folder = job, state, weigh, folder
+    def __init__(self, job: Job, state: State, folder: Path, notes: Sequence[str] = ()) -> None:
+        self.job, self.state, self.folder = job, state, folder
+        recipe = job.recipe
+        self.weigh = weight(recipe.loss, recipe.denoiser.sigma_data, job.denoiser.parametrization)
         self.losses = Lines(folder / "losses.jsonl", state.counter)
         self.bad = Lines(folder / "bad_samples.jsonl", state.counter)
         self.board = Board(folder / "tensorboard", state.counter, job.recipe.train.tensorboard)
         self.held_out = HeldOut(job)
-        self.held: Mapping[str, float] = {}
         self._broken = {row["picture"] for row in self.bad.kept}
-        self._notes: list[str] = []
+        self._notes = list(notes)
 
     def log(self, made: Update, lr: float) -> None:
         """One update's line, and the pictures that broke in it."""
@@ -84,13 +85,13 @@ class Keeper:
             self._draw()
         saved = self.save(last) if last or stop or _due(train.save_every, before, now) else None
         model = self.finish() if last else None
-        notes, self._notes = tuple(self._notes), []
-        return Kept(held or None, saved, model, notes)
+        note, self._notes = "\n".join(self._notes), []
+        return Kept(held or None, saved, model, note or None)
 
     def _hold(self) -> Mapping[str, float]:
-        self.held = self.held_out(averaged(self.job, self.state.emas[0]), self.weigh)
-        self.board.scalars({f"held/{name}": value for name, value in self.held.items()}, self.state.counter)
-        return self.held
+        held = self.state.held = self.held_out(averaged(self.job, self.state.emas[0]), self.weigh)
+        self.board.scalars({f"held/{name}": value for name, value in held.items()}, self.state.counter)
+        return held
 
     def _draw(self) -> None:
         file = self.folder / "previews" / f"{self.state.counter:09d}.png"
@@ -100,11 +101,11 @@ class Keeper:
             self._notes.append(f"no preview at {self.state.counter} images: {error}")
 
     def save(self, last: bool) -> Path | None:
-        """A checkpoint; where the disk is full the one before stays and training goes on, but for the last (OSError)."""
+        """A checkpoint; where the disk is full the one before stays and training goes on; at the last, OSError."""
         place = self.folder / "checkpoints"
         self.losses.sync()
         try:
-            return self.state.save(place, {"held": dict(self.held)})
+            return self.state.save(place)
         except OSError as error:
             if error.errno not in checkpoint.FULL:
                 raise
@@ -125,7 +126,8 @@ class Keeper:
         """The model, saved in the run's folder; nothing temporary is left."""
         from guided.train.export import model_of
 
-        model = model_of(self.job, self.state, {"held_out_loss": dict(self.held)} if self.held else {})
+        metrics = {"held_out_loss": dict(self.state.held)} if self.state.held else {}
+        model = model_of(self.job, self.state, metrics)
         model.save(self.folder / "model")
         self.close()
         for place in (self.folder, self.folder / "checkpoints"):

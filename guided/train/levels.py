@@ -54,7 +54,8 @@ class LogNormal:
 
     def quantile(self, u: Tensor) -> Tensor:
         """Sigma below which a share u in (0, 1) of the draws lies."""
-        return (self.mean + self.std * torch.special.ndtri(u)).exp().clamp(self.lo, self.hi)
+        z: Tensor = torch.special.ndtri(u)
+        return (self.mean + self.std * z).exp().clamp(self.lo, self.hi)
 
     def levels(self, seed: int, counters: Sequence[int]) -> Tensor:
         return self.quantile(even("train/sigma", seed, counters))

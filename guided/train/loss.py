@@ -70,8 +70,9 @@ class Uncertainty(nn.Module):
     def forward(self, sigma: Tensor) -> Tensor:
         """sigma (B,) -> u (B,)."""
         level = (sigma.log() / 4).to(self.phases.dtype)
-        waves = math.sqrt(2) * (level[:, None] * self.frequencies + self.phases).cos()
-        return self.readout(waves).squeeze(1) / math.sqrt(len(self.phases))  # type: ignore[no-any-return]
+        waves = math.sqrt(2 / len(self.phases)) * (level[:, None] * self.frequencies + self.phases).cos()
+        u: Tensor = self.readout(waves)
+        return u.squeeze(1)
 
     def objective(self, losses: Tensor, sigma: Tensor) -> Tensor:
         """losses (B,) -> what is minimised, (B,)."""

@@ -14,7 +14,7 @@ LAST = 0.05
 
 
 def learning_rate(train: TrainSection, counter: int) -> float:
-    """The rate of the update that begins at `counter`: linear warm-up, constant, linear fall to 5 % over the last part."""
+    """The rate of the update that begins at `counter`: linear rise, constant, linear fall to 5 % over the last part."""
     after = counter + train.batch_size
     rise = min(1.0, after / train.warmup) if train.warmup else 1.0
     tail = train.decay * train.images
@@ -64,4 +64,5 @@ def restore(
         state = optimizer.state[weight]
         state["step"] = torch.tensor(float(updates), dtype=torch.float32, device=weight.device)
         for moment in ("exp_avg", "exp_avg_sq"):
-            state[moment] = tensors[f"{moment}/{name}"].to(weight.device, copy=True)
+            # In the weight's own memory layout, which the fused step wants alike.
+            state[moment] = torch.empty_like(weight).copy_(tensors[f"{moment}/{name}"])

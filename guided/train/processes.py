@@ -48,7 +48,7 @@ class Team:
             group = [t for t in tensors if t.dtype == dtype]
             flat = torch.cat([t.reshape(-1) for t in group])
             torch.distributed.all_reduce(flat)
-            for tensor, part in zip(group, flat.split([t.numel() for t in group]), strict=True):
+            for tensor, part in zip(group, torch.split(flat, [t.numel() for t in group]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
 
@@ -72,6 +72,8 @@ def start(device: str = "auto") -> Team:
             f"start them with: torchrun --nproc-per-node {asked} -m guided train ..."
         )
     place = state.device if device in ("auto", "cpu", "cuda") else torch.device(device)
+    if place.type == "mps":
+        place = torch.device("cpu")  # noise levels are float64, which Metal lacks
     return Team(state.process_index, state.num_processes, place)
 
 

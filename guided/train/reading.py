@@ -63,11 +63,11 @@ def parse(text: str, where: str = "recipe") -> Any:
     try:
         _check_events(text, where)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = f"{error.problem_mark.line + 1}: " if error.problem_mark else " "
-        raise ValueError(f"{where}:{line}not sound YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{where}: not sound YAML: {error}") from None
+        mark = getattr(error, "problem_mark", None)
+        line = "" if mark is None else f":{mark.line + 1}"
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ValueError(f"{where}{line}: not sound YAML: {problem}") from None
     return None if node is None else _value(node, where)
 
 
@@ -75,7 +75,7 @@ def _check_events(text: str, where: str) -> None:
     """Refuse in one pass, before anything is built, what could unfold, recurse or run."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = f"{where}:{event.start_mark.line + 1}"
+        line = f"{where}:{event.start_mark.line + 1}"  # type: ignore[union-attr]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise ValueError(f"{line}: anchors and aliases (& and *) are not read; write the value out")
         tag = getattr(event, "tag", None)
@@ -102,6 +102,7 @@ def _value(node: yaml.Node, where: str) -> Any:
         return out
     if isinstance(node, yaml.SequenceNode):
         return [_value(item, where) for item in node.value]
+    assert isinstance(node, yaml.ScalarNode)
     return node.value if node.style in ("'", '"', "|", ">") else scalar(node.value)
 
 
@@ -121,7 +122,7 @@ def overridden(
     A string's value is read as YAML, except for the keys of `text_keys`, which take it as it stands.
     Raises ValueError for an override without `=` or through something that is no section.
     """
-    out = _copy(values)
+    out: dict[str, Any] = _copy(values)
     for key, value in _pairs(overrides, text_keys):
         *sections, last = key.split(".")
         place = out

@@ -83,7 +83,8 @@ def _typed(kind: Any) -> Any:
         return simple[kind]
     if isinstance(kind, types.UnionType):
         return typing.Optional[_typed(typing.get_args(kind)[0])]  # noqa: UP045
-    return Annotated[tuple[_typed(typing.get_args(kind)[0]), ...], BeforeValidator(_spread)]
+    inner = _typed(typing.get_args(kind)[0])
+    return Annotated[tuple[inner, ...], BeforeValidator(_spread)]  # type: ignore[valid-type]
 
 
 def _spread(value: Any) -> Any:

@@ -80,27 +80,35 @@ def _run(recipe: Recipe, device: str) -> Iterator[Step]:
         facts = workplace.begun(folder, recipe)
         done = keeping.finished(folder, recipe.train.images)
         if done is not None:
-            yield _finished(folder, done)
+            yield _finished(folder, done, Model.open(folder / "model"))
             return
         job = team.main_first(lambda: setup.prepare(recipe, team.device, facts))
         if team.main:
             workplace.remember(folder, recipe, job.fingerprint, job.text_spec)
         state = State(recipe, job.denoiser)
         notes += keeping.resume(state, folder)
-        stop = stack.enter_context(workplace.Stop())
+        keeper = keeping.Keeper(job, state, folder, notes) if team.main else None
+        if keeper is not None:
+            stack.callback(keeper.close)
         begin = functools.partial(workplace.in_worker, folder, lock)
-        yield from _train(job, state, team, stop, begin, notes)
+        yield from _train(job, state, team, keeper, stack.enter_context(workplace.Stop()), begin)
 
 
 def _train(
-    job: Job, state: State, team: Team, stop: workplace.Stop, begin: Callable[[int], None], notes: list[str]
+    job: Job,
+    state: State,
+    team: Team,
+    keeper: keeping.Keeper | None,
+    stop: workplace.Stop,
+    begin: Callable[[int], None],
 ) -> Iterator[Step]:
     recipe, train = job.recipe, job.recipe.train
     weigh = loss.weight(recipe.loss, recipe.denoiser.sigma_data, job.denoiser.parametrization)
-    keeper = keeping.Keeper(job, state, weigh, Path(recipe.out)) if team.main else None
     parts = Parts(state.counter, train.images, train.batch_size, train.accumulate, team.rank, team.count)
     stream = iter(loader(job.samples, parts, recipe.data.workers, team.device.type == "cuda", begin))
     speed = Speed()
+    if keeper is not None and state.counter >= train.images:  # killed between the last checkpoint and the model
+        yield _finished(Path(recipe.out), state.counter, keeper.finish())
     while state.counter < train.images:
         before, lr = state.counter, learning_rate(train, state.counter)
         made = update(state, islice(stream, train.accumulate), weigh, lr, team, stop.asked is not None)
@@ -112,9 +120,7 @@ def _train(
         if keeper is not None:
             keeper.log(made, lr)
             kept = keeper.after(before, last, made.stop)
-            note = "\n".join([*notes, *kept.notes]) or None
-            step = replace(step, held=kept.held, saved=kept.saved, note=note, model=kept.model)
-            notes = []
+            step = replace(step, held=kept.held, saved=kept.saved, note=kept.note, model=kept.model)
         yield step
         if made.stop and not last:
             stop.leave()
@@ -132,8 +138,7 @@ class Speed:
         return images * (len(self._ends) - 1) / max(self._ends[-1] - self._ends[0], 1e-9)
 
 
-def _finished(folder: Path, images: int) -> Step:
-    model = Model.open(folder / "model")
+def _finished(folder: Path, images: int, model: Model) -> Step:
     note = f"{folder}: finished at {images} images; ask for more with train.images=, or for another run with out="
     nothing = float("nan")
     return Step(images, images, nothing, nothing, nothing, nothing, note=note, model=model)
@@ -143,6 +148,6 @@ def _diverged(made: Update, state: State, lr: float, folder: Path) -> str:
     names = ", ".join(made.suspects[:8]) or "none by itself"
     return (
         f"loss {made.loss:g} and gradient norm {made.grad_norm:g} after {state.counter} images at a learning rate of "
-        f"{lr:g} ({state.recipe.train.precision}); this update was not applied. Pictures whose loss is not finite: {names}. "
-        f"{keeping.last_good(folder)}. Try a lower train.lr, a longer train.warmup, or train.precision=float32"
+        f"{lr:g} ({state.recipe.train.precision}); this update was not applied. Pictures whose loss is not finite: "
+        f"{names}. {keeping.last_good(folder)}. Try a lower train.lr, a longer train.warmup, or train.precision=float32"
     )

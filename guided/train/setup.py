@@ -88,8 +88,8 @@ def prepare(recipe: Recipe, device: torch.device, facts: Mapping[str, Any] | Non
     known_text = None if facts is None else facts["text"]
     if facts is not None and facts["data"] != fingerprint(source.records):
         raise ValueError(
-            f"data.path: {recipe.data.path} no longer holds the pictures, captions and labels that this run began with; "
-            "restore them, or begin another run with out="
+            f"data.path: {recipe.data.path} no longer holds the pictures, captions and labels that this run "
+            "began with; restore them, or begin another run with out="
         )
     split = part(recipe, source.records)
     if not split.train:
@@ -166,7 +166,7 @@ def _tokens(recipe: Recipe, source: Source, device: torch.device, known: Mapping
         except FileNotFoundError:
             pass
     encoder = text.open(known or recipe.text.encoder, length=recipe.text.length, device=device)
-    cache = text.TokenCache(encoder, token_folder())
+    cache = text.TokenCache(encoder, token_folder())  # type: ignore[arg-type]
     cache.fill(wanted)
     cache.encoder = None  # workers read; they never encode
     return cache

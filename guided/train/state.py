@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +18,9 @@ from guided.train.recipe import Recipe
 class State:
     """Weights, their averages, the optimizer, and the counter.
 
-    counter: images seen. applied: updates made. skipped: how many fp16 overflows came in a row just now. early: the first average's weights at the share of
-    the run that the recipe names, once it was reached.
+    counter: images seen. applied: updates made. skipped: how many fp16 overflows came in a row just now. early: the
+    first average's weights at the share of the run that the recipe names, once it was reached. held: the held-out
+    loss last measured.
     """
 
     def __init__(self, recipe: Recipe, denoiser: Denoiser) -> None:
@@ -42,6 +42,7 @@ class State:
         self.counter = 0
         self.applied = 0
         self.skipped = 0
+        self.held: Mapping[str, float] = {}
         self.early: dict[str, Tensor] | None = None
         self.early_at: int | None = None
 
@@ -58,7 +59,7 @@ class State:
             self.early = {name: t.detach().cpu().clone() for name, t in self.emas[0].network.state_dict().items()}
             self.early_at = self.counter
 
-    def save(self, folder: Path, extra: Mapping[str, Any]) -> Path:
+    def save(self, folder: Path) -> Path:
         """Write a checkpoint; FloatingPointError rather than weights that are not finite, OSError on a full disk."""
         tensors = self._tensors()
         for stem, group in tensors.items():
@@ -72,7 +73,7 @@ class State:
             "seed": self.recipe.seed,
             "early_at": self.early_at,
             "scaler": self.scaler.state_dict(),
-            **extra,
+            "held": dict(self.held),
         }
         return checkpoint.save(folder, self.counter, tensors, facts, self.recipe.train.keep)
 
@@ -93,8 +94,8 @@ class State:
             tensors["early"] = self.early
         return tensors
 
-    def load(self, path: Path) -> dict[str, Any]:
-        """Take up a sound checkpoint; returns its facts."""
+    def load(self, path: Path) -> None:
+        """Take up a sound checkpoint."""
         tensors, facts = checkpoint.load(path)
         self.network.load_state_dict(tensors["weights"])
         for ema in self.emas:
@@ -104,5 +105,5 @@ class State:
         optimizer.restore(self.optimizer, self.modules, tensors["optimizer"], facts["applied"])
         self.early, self.early_at = tensors.get("early"), facts["early_at"]
         self.counter, self.applied, self.skipped = facts["counter"], facts["applied"], facts["skipped"]
+        self.held = facts["held"]
         self.scaler.load_state_dict(facts["scaler"])
-        return facts

@@ -47,7 +47,7 @@ def update(state: State, parts: Iterator[Batch], weigh: Weight, lr: float, team:
         with counted_dropout(state, batch.counters[0]):
             each = loss(state.denoiser, weigh, batch.x0, batch.noise, batch.sigma, batch.cond)
             aim = each if state.head is None else state.head.objective(each, batch.sigma)
-            state.scaler.scale(aim.sum() / total).backward()
+            state.scaler.scale(aim.sum() / total).backward()  # type: ignore[no-untyped-call]
         seen.append((batch, each.detach()))
     mean = torch.stack([each.double().sum() for _, each in seen]).sum() / total
     figures = torch.stack([mean, mean.new_tensor(float(stop))])

@@ -19,8 +19,8 @@ from guided.train.recipe import Recipe
 
 LOCK = "lock"
 FACTS = "run.json"
-FREE = ("out", "name", "data.path", "data.workers", "train.images", "train.save_every", "train.keep")
-FREE += ("train.preview_every", "train.held_every", "sample.")
+FREE: tuple[str, ...] = ("out", "name", "data.path", "data.workers", "train.images", "train.save_every", "train.keep")
+FREE += ("train.preview_every", "train.held_every", "train.tensorboard", "sample.")
 """What may differ when a run goes on: where things lie, how long it runs, what is written when."""
 
 
