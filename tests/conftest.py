@@ -11,6 +11,10 @@ import torch
 from guided._compat import ensure_torchvision
 
 ensure_torchvision()
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One thread a worker: threads that wait for each other on shared cores cost far more than they bring.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
