@@ -215,7 +215,7 @@ def _numpy(data: bytes, name: str, channels: int, max_pixels: int) -> Pixels:
     shape = shape if len(shape) == 3 else (*shape, 1)
     if dtype not in (np.uint8, np.uint16) or len(shape) != 3 or shape[2] != channels or min(shape) < 1:
         raise BadPicture(f"{name}: expected a (H, W, {channels}) array of uint8 or uint16, got {shape} {dtype}")
-    if shape[0] * shape[1] > max_pixels or math.prod(shape) * dtype.itemsize > len(data):
+    if shape[0] * shape[1] > max_pixels or math.prod(shape) * dtype.itemsize > len(data) - stream.tell():
         raise Refused(f"{name}: refused: its header claims {shape}, the file has {len(data)} bytes")
     stream.seek(0)
     return np.load(stream, allow_pickle=False).reshape(shape)  # type: ignore[no-any-return]

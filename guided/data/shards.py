@@ -100,7 +100,7 @@ class ShardSource:
             return _cut(file, samples, last, skipped, notes, str(error))
         if length % 512 or not _ended(file, length):
             kinds = [set(sample.members) for sample in samples.values()]
-            partial = last if kinds and kinds[-1] != kinds[0] else ""
+            partial = last if kinds and (kinds[-1] != kinds[0] or (kinds == [kinds[0]] and len(kinds[0]) < 2)) else ""
             return _cut(file, samples, partial, skipped, notes, "its end mark is missing")
         return list(samples.values())
 

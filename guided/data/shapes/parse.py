@@ -22,7 +22,10 @@ NEAR = 90.0
 MISFIT = 0.13
 """Largest squared error of a fitted shape, as a share of the shape's own squared coverage."""
 MOST = 8
-PARSED = 64
+PARSED = 32
+"""Larger pictures are averaged down to this side: more pixels tell nothing new about these shapes."""
+PLAIN = 0.01
+"""A misfit below this leaves no doubt: no other shape is tried."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,8 @@ def _picture(image: Any) -> Array:
         array = array.transpose(1, 2, 0)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise ValueError(f"expected a uint8 picture (3, H, W) or (H, W, 3), got {array.shape} {array.dtype}")
-    if max(array.shape[:2]) > PARSED:
-        scale = PARSED / max(array.shape[:2])
+    if min(array.shape[:2]) > PARSED:
+        scale = PARSED / min(array.shape[:2])
         array = resize(array, (round(array.shape[0] * scale), round(array.shape[1] * scale)))
     return array.astype(np.float64)
 
@@ -184,7 +187,13 @@ def _window(alpha: Array, region: Array) -> tuple[int, int, Array]:
 def fit_shapes(alpha: Array) -> tuple[float, float, float, float, str]:
     """The shape that explains a coverage map best: (misfit, x, y, r, name), in pixels of the map."""
     starts = sorted((_misfit(name, alpha, _start(name, alpha)), name) for name in SHAPES)
-    return min((*_refined(name, alpha), name) for _, name in starts[:3])
+    best: tuple[float, float, float, float, str] = (np.inf, 0.0, 0.0, 1.0, "")
+    for start, name in starts[:3]:
+        if start < 4 * starts[0][0] + PLAIN:
+            best = min(best, (*_refined(name, alpha), name))
+        if best[0] < PLAIN:
+            break
+    return best
 
 
 def _start(name: str, alpha: Array) -> Array:
@@ -210,7 +219,8 @@ def _refined(name: str, alpha: Array) -> tuple[float, float, float, float]:
     for _ in range(5):
         slopes = np.stack([_slope(name, at, k, alpha.shape) for k in range(3)], 1)
         error = (alpha - cover(name, *alpha.shape, *at)).ravel()
-        at = at + np.linalg.lstsq(slopes, error, rcond=None)[0].clip(-1.5, 1.5)
+        step = np.linalg.solve(slopes.T @ slopes + 1e-6 * np.eye(3), slopes.T @ error)
+        at = at + step.clip(-1.5, 1.5)
         at[2] = max(at[2], 0.5)
         now = _misfit(name, alpha, at)
         if now > misfit - 1e-4:
