@@ -1,0 +1,51 @@
+"""From the record of a picture to the command that makes it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from guided.cli.common import quoted
+
+
+def command(record: Mapping[str, Any]) -> str | None:
+    """The command line that draws the picture of a record; None where it was drawn in Python, as no command can."""
+    if not isinstance(record.get("steps"), int) or "seed" not in record or "model" not in record:
+        return None
+    if "guide" in record and "w" not in record:
+        return None
+    if record.get("solver") not in ("euler", "ddim", "heun", "dpmpp_2m"):
+        return None
+    words = ["guided", "generate", "--model", record["model"]]
+    size = record.get("size")
+    options = {
+        "--steps": record["steps"],
+        "--w": record.get("w"),
+        "--negative": record.get("negative"),
+        "--size": f"{size[1]}x{size[0]}" if isinstance(size, list) and len(size) == 2 else None,
+        "--solver": record["solver"],
+        "--seed": record["seed"],
+        "--device": record.get("device"),
+        "--dtype": record.get("dtype"),
+        "--label": record.get("class"),
+    }
+    for name, value in options.items():
+        if value is not None:
+            # What begins with a dash would be read as an option, unless it is tied to its own.
+            words += [f"{name}={value}"] if str(value).startswith("-") else [name, str(value)]
+    prompt = record.get("prompt")
+    if prompt is not None:
+        words += ["--", str(prompt)] if str(prompt).startswith("-") else [str(prompt)]
+    return " ".join(quoted(str(word)) for word in words)
+
+
+def remark(record: Mapping[str, Any]) -> str | None:
+    """What a person should know who repeats it."""
+    if "model" not in record:
+        return "drawn with a model that was not opened from a folder: no command makes it again"
+    if command(record) is None:
+        return "drawn in Python with a guide, a solver or a path of its own: no command makes it again"
+    batch = record.get("batch")
+    if isinstance(batch, int) and batch > 1:
+        return f"drawn in a batch of {batch}: alone, a few values may differ by one level of 255"
+    return None

@@ -1,0 +1,177 @@
+"""The card of a model folder: what its weights are, as JSON; every part of it is checked before it is used."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from guided import denoiser as frames
+from guided import solvers
+from guided.codec import Codec, Pixels
+from guided.denoiser import Denoiser, Parametrization
+from guided.nn import UNet, UNetConfig
+
+FORMAT = "guided-model/1"
+FILES = ("model.safetensors", "early.safetensors")
+SIDE = 8192
+"""The longest side of a picture, in pixels."""
+STEPS = 10_000
+_LIMIT = 8 << 20
+_PARAMETRIZATIONS = {kind.__name__: kind for kind in (frames.EDM, frames.Eps, frames.X0, frames.V, frames.Flow)}
+_CODECS = {"Pixels": Pixels}
+
+
+def read(folder: pathlib.Path) -> dict[str, Any]:
+    """The checked card of a model folder; raises FileNotFoundError, or ValueError naming the entry that is wrong."""
+    file = folder / "card.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder}: no card.json in it: not a model folder")
+    if file.stat().st_size > _LIMIT:
+        raise ValueError(f"{file}: {file.stat().st_size} bytes, at most {_LIMIT} are read")
+    try:
+        values = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not JSON ({error})") from None
+    try:
+        return check(values)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def check(values: Any) -> dict[str, Any]:
+    """The card itself, if every entry that guided reads is sound; raises ValueError naming the entry."""
+    if not isinstance(values, dict):
+        raise ValueError(f"expected a mapping, got {type(values).__name__}")
+    if values.get("format") != FORMAT:
+        raise ValueError(
+            f"format: expected {FORMAT!r}, got {values.get('format')!r:.80}; "
+            "another version of guided made it, or it is no model"
+        )
+    _names(values)
+    _size(values.get("size"))
+    _defaults(values.get("defaults", {}))
+    for name in ("recipe", "data", "metrics", "provenance"):
+        _mapping(name, values.get(name) or {})
+    hashes = _mapping("sha256", values.get("sha256"))
+    if set(hashes) - set(FILES) or not all(isinstance(value, str) for value in hashes.values()):
+        raise ValueError(f"sha256: expected hashes of {' and '.join(FILES)} alone, got {sorted(hashes)}")
+    low, high = _pair("range", values.get("range"))
+    if not 0 < low < high < math.inf:
+        raise ValueError(f"range: expected 0 < lo < hi, got [{low}, {high}]")
+    mean = values.get("mean")
+    if mean is not None and not (isinstance(mean, list) and all(_number(value) for value in mean)):
+        raise ValueError(f"mean: expected one number a channel, got {mean!r:.80}")
+    return values
+
+
+def _names(values: Mapping[str, Any]) -> None:
+    name, classes, text = values.get("name", ""), values.get("classes"), values.get("text")
+    if not isinstance(name, str):
+        raise ValueError(f"name: expected a text, got {name!r:.80}")
+    if classes is not None and (
+        not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes)
+    ):
+        raise ValueError(f"classes: expected null or a list of names, got {classes!r:.80}")
+    if text is not None and not isinstance(text, dict | str):
+        raise ValueError(f"text: expected null or the description of a text encoder, got {text!r:.80}")
+
+
+def _size(size: Any) -> None:
+    height, width = _pair("size", size)
+    if not all(type(side) is int and 1 <= side <= SIDE for side in (height, width)):
+        raise ValueError(f"size: expected [height, width], each from 1 to {SIDE} pixels, got {size!r:.80}")
+
+
+def _defaults(values: Any) -> None:
+    _mapping("defaults", values)
+    steps, w, solver = values.get("steps", 1), values.get("w", 1.0), values.get("solver")
+    if type(steps) is not int or not 1 <= steps <= STEPS:
+        raise ValueError(f"defaults.steps: expected a whole number from 1 to {STEPS}, got {steps!r:.80}")
+    if not _number(w):
+        raise ValueError(f"defaults.w: expected a number, got {w!r:.80}")
+    if solver is not None and solver not in solvers.NAMES:
+        raise ValueError(f"defaults.solver: expected one of {', '.join(sorted(solvers.NAMES))}, got {solver!r:.80}")
+
+
+def _mapping(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: expected a mapping, got {value!r:.80}")
+    return value
+
+
+def _pair(name: str, value: Any) -> tuple[Any, Any]:
+    if not isinstance(value, list) or len(value) != 2 or not all(_number(part) for part in value):
+        raise ValueError(f"{name}: expected two numbers, got {value!r:.80}")
+    return value[0], value[1]
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def network(values: Mapping[str, Any]) -> nn.Module:
+    """The network of a card, without memory (on the meta device); raises ValueError."""
+    described = _mapping("network", values.get("network"))
+    if described.get("class") != "UNet":
+        raise ValueError(f"network: expected the class UNet, got {described.get('class')!r:.80}")
+    config = _mapping("network.config", described.get("config"))
+    _bounded(config)
+    try:
+        with torch.device("meta"):
+            return UNet(UNetConfig.from_dict(config))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"network.config: {error}") from None
+
+
+def _bounded(config: Mapping[str, Any]) -> None:
+    # Even a network without memory takes a Python object for each of its layers.
+    for name, value in config.items():
+        listed = value if isinstance(value, list) else [value]
+        most = 64 if name in ("blocks", "depth", "middle_blocks", "middle_depth") else 1 << 20
+        if len(listed) > 16 or any(isinstance(part, int) and abs(part) > most for part in listed):
+            raise ValueError(f"network.config: {name}: {value!r:.80} is beyond reason")
+
+
+def parametrization(values: Mapping[str, Any]) -> Parametrization:
+    """The parametrization of a card; raises ValueError."""
+    described = dict(_mapping("parametrization", values.get("parametrization")))
+    kind = _PARAMETRIZATIONS.get(described.pop("class", None))
+    if kind is None:
+        raise ValueError(f"parametrization: expected one of {', '.join(_PARAMETRIZATIONS)}")
+    known = {field.name for field in dataclasses.fields(kind)}
+    if set(described) - known or not all(_number(value) and value > 0 for value in described.values()):
+        raise ValueError(f"parametrization: {kind.__name__} takes {sorted(known) or 'nothing'}, got {described!r:.80}")
+    return kind(**described)
+
+
+def codec(values: Mapping[str, Any]) -> Codec:
+    """The codec of a card; raises ValueError."""
+    described = _mapping("codec", values.get("codec", {"class": "Pixels"}))
+    if described.get("class") not in _CODECS:
+        raise ValueError(f"codec: expected one of {', '.join(_CODECS)}, got {described.get('class')!r:.80}")
+    return _CODECS[described["class"]]()  # type: ignore[return-value]
+
+
+def describe(denoiser: Denoiser, codec: Codec) -> dict[str, Any]:
+    """The entries of a card that the objects themselves know; raises TypeError for parts that a card cannot name."""
+    kind = type(denoiser.parametrization).__name__
+    if not isinstance(denoiser.network, UNet) or kind not in _PARAMETRIZATIONS or type(codec).__name__ not in _CODECS:
+        raise TypeError(
+            f"a model folder holds a UNet in one of {', '.join(_PARAMETRIZATIONS)} over one of "
+            f"{', '.join(_CODECS)}; got {type(denoiser.network).__name__}, {kind} and {type(codec).__name__}"
+        )
+    fields = dataclasses.asdict(denoiser.parametrization)  # type: ignore[call-overload]
+    return {
+        "format": FORMAT,
+        "network": {"class": "UNet", "config": denoiser.network.config.to_dict()},
+        "parametrization": {"class": kind, **fields},
+        "range": [denoiser.lo, denoiser.hi],
+        "codec": {"class": type(codec).__name__},
+    }

@@ -1,0 +1,112 @@
+"""Drawing: from a checked plan to pictures, batch after batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+import guided
+from guided import path as paths
+from guided import solvers
+from guided.cond import Cond
+from guided.model.conditioning import condition, trimmed
+from guided.model.request import Plan, Wanted, guide_rows
+from guided.model.result import Result
+from guided.noise import Noise
+from guided.sampling import trajectory
+
+if TYPE_CHECKING:
+    from guided.model.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """How far a call has come: `done` of `total` moves, `images` finished; the last one holds the result."""
+
+    done: int
+    total: int
+    images: int
+    result: Result | None = None
+
+
+def run(model: Model, plan: Plan) -> Iterator[Progress]:
+    """Draw a plan; yields after every move, and the result last."""
+    total = len(plan.images)
+    cond = condition(model, plan.images)
+    moves = len(plan.path) - 1
+    starts = range(0, total, plan.batch)
+    drawn: list[Tensor] = []
+    records: list[dict[str, Any]] = []
+    for count, start in enumerate(starts):
+        rows = slice(start, min(start + plan.batch, total))
+        part = trimmed(cond.index(rows)).to(model.device)
+        last = None
+        for move, x in enumerate(_moves(model, plan, rows, part), 1):
+            last = x
+            yield Progress(count * moves + move, moves * len(starts), start)
+        assert last is not None
+        drawn.append(_finished(model, plan.images[rows], last))
+        records += [record(model, plan, image, len(drawn[-1])) for image in plan.images[rows]]
+    result = Result(torch.cat(drawn), records)
+    yield Progress(moves * len(starts), moves * len(starts), total, result)
+
+
+def _moves(model: Model, plan: Plan, rows: slice, cond: Cond) -> Iterator[Tensor]:
+    """x after every move of one batch."""
+    images = plan.images[rows]
+    guide = guide_rows(plan.guide, rows, len(plan.images), model.device)
+    denoise = model.denoiser if guide is None else guide(model.denoiser)
+    noise = Noise([image.seed for image in images])
+    channels = model.channels
+    factor = getattr(model.codec, "factor", 1)
+    shape = (channels, plan.size[0] // factor, plan.size[1] // factor)
+    x = float(plan.path[0]) * noise(0, shape).to(model.device)
+    mean = model.card.get("mean")
+    if mean is not None:
+        x = x + torch.tensor(mean, dtype=x.dtype, device=x.device).reshape(-1, 1, 1)
+    path = trajectory(denoise, x, plan.path, cond, solver=plan.solver, noise=noise)
+    yield from (after for _, after, _ in path)
+
+
+@torch.no_grad()
+def _finished(model: Model, images: tuple[Wanted, ...], x: Tensor) -> Tensor:
+    pictures = model.codec.decode(x).float().cpu()
+    for image, picture in zip(images, pictures, strict=True):
+        if not bool(picture.isfinite().all()):
+            hint = "; try --dtype float32" if model.denoiser.autocast else ""
+            raise FloatingPointError(f"the picture of seed {image.seed} holds NaN or infinity{hint}")
+    return pictures
+
+
+def record(model: Model, plan: Plan, image: Wanted, batch: int) -> dict[str, Any]:
+    """How one picture was made, with how many at once, as JSON; `guided inspect` makes the command of it."""
+    solver = plan.solver
+    step = solvers.by_name(solver) if isinstance(solver, str) else solver
+    autocast = model.denoiser.autocast
+    values = {
+        "guided": guided.__version__,
+        "torch": torch.__version__,
+        "name": model.name,
+        "model": model.source,
+        "model_sha256": model.hash,
+        "prompt": image.prompt,
+        "label": image.label,
+        "class": None if image.label is None else model.classes[image.label],
+        "negative": plan.negative,
+        "seed": image.seed,
+        "size": list(plan.size),
+        "steps": plan.steps,
+        "w": plan.w,
+        "guide": None if plan.guide is None else repr(plan.guide),
+        "solver": solver if isinstance(solver, str) else "auto" if solver is None else repr(solver),
+        "path": plan.path.tolist(),
+        "nfe": paths.nfe(plan.path, step or solvers.dpmpp_2m),  # type: ignore[arg-type]
+        "device": model.device.type,
+        "dtype": "float32" if autocast is None else str(autocast).removeprefix("torch."),
+        "batch": batch,
+    }
+    return {name: value for name, value in values.items() if value is not None}

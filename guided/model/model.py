@@ -1,0 +1,170 @@
+"""`Model`: a denoiser with everything it takes to draw with it, opened from and saved to a folder."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guided.codec import Codec
+from guided.denoiser import Denoiser
+from guided.guide import Guide, Term
+from guided.model import store
+from guided.model.conditioning import LazyEncoder
+from guided.model.drawing import Progress, run
+from guided.model.request import Request, Size, plan
+from guided.model.result import Result
+from guided.solvers import Solver
+from guided.text import TextEncoder
+
+
+class Model:
+    """A denoiser, its codec, its encoders of conditions by name ("text"), and its card.
+
+    card: JSON; `size` [H, W] is needed, `name`, `classes`, `defaults` (steps, w, solver), `mean` (of the data, one
+    number a channel), recipe, data, metrics and provenance as they are known. early: the weights of an early snapshot.
+    Raises ValueError where the parts do not fit together.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        codec: Codec,
+        encoders: Mapping[str, TextEncoder | LazyEncoder],
+        card: Mapping[str, Any],
+        *,
+        early: Mapping[str, Tensor] | None = None,
+        source: str | None = None,
+    ) -> None:
+        self.denoiser = denoiser.eval()
+        self.codec = codec
+        self.encoders = dict(encoders)
+        self.card: dict[str, Any] = {**card, "range": [float(denoiser.lo), float(denoiser.hi)]}
+        self.source = source
+        self._early = early
+        self._hash: str | None = None
+        store.fitting(self.card, self.encoders, denoiser.network)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Model:
+        """Open a model folder, or the folder of a finished training run.
+
+        Weights become float32 on the CPU; the text encoder is opened with the first prompt. Raises FileNotFoundError,
+        or ValueError where a file is damaged, of another kind, or does not fit its card. Warns (`NotFinite`) where
+        weights hold NaN or infinity.
+        """
+        opened = store.read(pathlib.Path(folder))
+        encoders = {} if opened.card.get("text") is None else {"text": LazyEncoder(opened.card["text"])}
+        model = cls(opened.denoiser, opened.codec, encoders, opened.card, early=opened.early, source=os.fspath(folder))
+        model._hash = opened.hash
+        return model
+
+    def save(self, folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> pathlib.Path:
+        """Write the model folder, whole or not at all; what stood there before is replaced then.
+
+        dtype: what the weights are stored in, float32 or bfloat16. Raises OSError where the disk is full, ValueError
+        where the folder holds something other than a model.
+        """
+        place = pathlib.Path(folder)
+        spec = self.encoders["text"].spec if "text" in self.encoders else None
+        store.write(place, self.denoiser, self.codec, {**self.card, "text": spec}, self._early, dtype)
+        return place
+
+    @property
+    def name(self) -> str:
+        """The card's name of the model, for messages."""
+        return str(self.card.get("name") or self.source or "the model")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the pictures it was trained on."""
+        height, width = self.card["size"]
+        return height, width
+
+    @property
+    def channels(self) -> int:
+        """Channels of the space the denoiser works in: of its pictures, where the codec is `Pixels`."""
+        return int(self.denoiser.network.config.in_channels)  # type: ignore[union-attr, arg-type]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of its classes; empty where it knows none."""
+        return tuple(self.card.get("classes") or ())
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it draws prompts or classes."""
+        return "text" in self.encoders or bool(self.classes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the weights: of `model.safetensors` where it was opened from a folder or saved in float32."""
+        if self._hash is None:
+            self._hash = store.hash_of(self.denoiser.network)
+        return self._hash
+
+    def to(self, device: torch.device | str) -> Model:
+        """Move the weights to a device, in place; an encoder opened from a folder is opened there."""
+        self.denoiser.to(device)
+        self.encoders = {
+            name: encoder.to(device) if isinstance(encoder, LazyEncoder) else encoder
+            for name, encoder in self.encoders.items()
+        }
+        return self
+
+    def early(self) -> Denoiser | None:
+        """The early snapshot as a denoiser of its own (the weak one of autoguidance), None where there is none."""
+        if self._early is None:
+            return None
+        network = store.blank(self.denoiser.network)
+        network.load_state_dict(dict(self._early), assign=True)
+        weak = Denoiser(network, self.denoiser.parametrization, self.denoiser.lo, self.denoiser.hi)
+        weak.autocast = self.denoiser.autocast
+        return weak.eval().requires_grad_(False).to(self.device)
+
+    def generate(
+        self,
+        prompts: str | Sequence[str] | None = None,
+        n: int = 1,
+        *,
+        labels: str | int | Sequence[str | int] | None = None,
+        steps: int | None = None,
+        guide: Guide | Term | None = None,
+        w: float | None = None,
+        negative: str | int | None = None,
+        size: Size | None = None,
+        solver: Solver | str | None = None,
+        path: Tensor | None = None,
+        seed: int = 0,
+        batch: int | None = None,
+    ) -> Result:
+        """Draw n pictures of each prompt or class; image i has seed `seed + i` (prompts outer, n inner).
+
+        labels: names or numbers of classes. steps, w, solver: the card's by default; w is the weight of classifier-free
+        guidance, negative what it steers away from, guide any guide in place of both. size: (H, W) or one number.
+        path: noise levels of your own, in place of steps. batch: how many are drawn at once; by default 1 on a CPU,
+        where a picture then has the same bits in any company, else 16.
+        Raises ValueError for anything the model cannot draw.
+        """
+        request = Request(prompts, n, labels, steps, guide, w, negative, size, solver, path, seed, batch)
+        result = None
+        for progress in self.drawing(request):
+            result = progress.result
+        assert result is not None
+        return result
+
+    def drawing(self, request: Request) -> Iterator[Progress]:
+        """`generate` as a generator, for those who watch: yields after every move; the last value holds the result.
+
+        Everything is checked here, before the first value is asked for.
+        """
+        return run(self, plan(self, request))

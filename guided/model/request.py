@@ -1,0 +1,238 @@
+"""What a call asks a model to draw, checked before any work starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from guided import path as paths
+from guided import solvers
+from guided.cond import Cond
+from guided.guide import Cfg, Guide, Term, cfg
+from guided.model import card as cards
+from guided.model import conditioning
+from guided.solvers import Solver
+
+if TYPE_CHECKING:
+    from guided.model.model import Model
+
+SOLVER = "dpmpp_2m"
+STEPS = 24
+BATCH = 16
+Size = int | Sequence[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """The arguments of `Model.generate`, see there."""
+
+    prompts: str | Sequence[str] | None = None
+    n: int = 1
+    labels: str | int | Sequence[str | int] | None = None
+    steps: int | None = None
+    guide: Guide | Term | None = None
+    w: float | None = None
+    negative: str | int | None = None
+    size: Size | None = None
+    solver: Solver | str | None = None
+    path: Tensor | None = None
+    seed: int = 0
+    batch: int | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One picture: its prompt or its class (or neither), and its seed."""
+
+    seed: int
+    prompt: str | None = None
+    label: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A request that this model can draw, with all defaults filled in."""
+
+    images: tuple[Wanted, ...]
+    size: tuple[int, int]
+    path: Tensor
+    steps: int | None  # None: the caller's own path
+    solver: Solver | str | None  # None: what `sample` chooses for the caller's own path
+    guide: Guide | Term | None
+    w: float | None  # of a plain cfg; None where the guide is something else
+    negative: str | int | None
+    batch: int
+
+
+def plan(model: Model, request: Request) -> Plan:
+    """Check a request against a model; raises ValueError or TypeError for whatever cannot be drawn."""
+    drawn = images(model, request.prompts, request.labels, request.n, request.seed)
+    guide, w = guide_of(model, request.guide, request.w, request.negative)
+    path, steps = path_of(model, request.path, request.steps, w)
+    batch = request.batch if request.batch is not None else 1 if model.device.type == "cpu" else BATCH
+    if batch < 1:
+        raise ValueError(f"batch: expected at least 1, got {batch}")
+    return Plan(
+        images=drawn,
+        size=size_of(model, request.size),
+        path=path,
+        steps=steps,
+        solver=solver_of(model, request.solver, request.path),
+        guide=guide,
+        w=w,
+        negative=request.negative,
+        batch=batch,
+    )
+
+
+def images(
+    model: Model,
+    prompts: str | Sequence[str] | None,
+    labels: str | int | Sequence[str | int] | None,
+    n: int,
+    seed: int,
+) -> tuple[Wanted, ...]:
+    """Image i has seed `seed + i`, prompts outer, n inner; raises ValueError for what the model cannot draw."""
+    if n < 1:
+        raise ValueError(f"n: expected at least 1 picture for each prompt, got {n}")
+    texts = [prompts] if isinstance(prompts, str) else None if prompts is None else list(prompts)
+    names = [labels] if isinstance(labels, str | int) else None if labels is None else list(labels)
+    _fitting(model, texts, names)
+    if texts is not None and any(not isinstance(text, str) for text in texts):
+        raise TypeError(f"a prompt is a text, got {next(text for text in texts if not isinstance(text, str))!r}")
+    numbers = None if names is None else [label(model, name) for name in names]
+    count = len(texts or numbers or [None])
+    rows = [
+        (None if texts is None else texts[i], None if numbers is None else numbers[i])
+        for i in range(count)
+        for _ in range(n)
+    ]
+    return tuple(Wanted(seed + i, prompt, number) for i, (prompt, number) in enumerate(rows))
+
+
+def _fitting(model: Model, texts: list[str] | None, names: list[str | int] | None) -> None:
+    if texts is not None and "text" not in model.encoders:
+        if model.classes:
+            raise ValueError(
+                f"{model.name} draws classes, not prompts: give labels= (--label), {_known(model.classes)}"
+            )
+        raise ValueError(f"{model.name} is unconditional: it takes no prompt, only n= (--n)")
+    if names is not None and not model.classes:
+        kind = "draws prompts, not classes" if "text" in model.encoders else "is unconditional"
+        raise ValueError(f"{model.name} {kind}: leave out labels= (--label)")
+    if (texts is not None and not texts) or (names is not None and not names):
+        raise ValueError("the list of prompts is empty: give at least one")
+    if texts is None and names is None and model.conditional:
+        what = "a prompt" if "text" in model.encoders else f"labels= (--label), {_known(model.classes)}"
+        raise ValueError(f"{model.name} needs {what}")
+    if texts is not None and names is not None and len(texts) != len(names):
+        raise ValueError(f"prompts and labels go together: got {len(texts)} and {len(names)}")
+
+
+def label(model: Model, name: str | int) -> int:
+    """The index of a class by its name or its number; ValueError lists the known ones."""
+    classes = model.classes
+    if isinstance(name, str) and name in classes:
+        return classes.index(name)
+    try:
+        number = int(name)
+    except ValueError:
+        number = -1
+    if not 0 <= number < len(classes) or isinstance(name, bool):
+        near = difflib.get_close_matches(str(name), classes, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown class {name!r}; {_known(classes)}{hint}")
+    return number
+
+
+def _known(classes: Sequence[str]) -> str:
+    more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
+    return f"known classes: {', '.join(classes[:20])}{more}"
+
+
+def size_of(model: Model, size: int | Sequence[int] | None) -> tuple[int, int]:
+    """(H, W) of a call; raises ValueError for a size the model cannot draw."""
+    height, width = model.size if size is None else (size, size) if isinstance(size, int) else tuple(size)
+    if not all(isinstance(side, int) and 1 <= side <= cards.SIDE for side in (height, width)):
+        raise ValueError(f"size: expected (height, width), each from 1 to {cards.SIDE} pixels, got {size!r}")
+    factor = getattr(model.codec, "factor", 1)
+    if height % factor or width % factor:
+        fits = tuple(max(factor, round(side / factor) * factor) for side in (height, width))
+        raise ValueError(f"size: {height} x {width} is no multiple of {factor}; {fits[0]} x {fits[1]} would fit")
+    return height, width
+
+
+def solver_of(model: Model, solver: Solver | str | None, path: Tensor | None) -> Solver | str | None:
+    """The solver of a call: the caller's, the card's, or DPM-Solver++ 2M; raises ValueError for an unknown name."""
+    if solver is None and path is not None:
+        return None
+    chosen = (model.card.get("defaults", {}).get("solver") or SOLVER) if solver is None else solver
+    if isinstance(chosen, str):
+        solvers.by_name(chosen)
+    return chosen
+
+
+def path_of(model: Model, path: Tensor | None, steps: int | None, w: float | None) -> tuple[Tensor, int | None]:
+    """The noise levels of a call and the number of its steps (None for the caller's own path); raises ValueError."""
+    if path is not None:
+        if steps is not None:
+            raise ValueError("give path= or steps=, not both")
+        return torch.as_tensor(path, dtype=torch.float64), None
+    count = model.card.get("defaults", {}).get("steps", STEPS) if steps is None else steps
+    if not isinstance(count, int) or not 1 <= count <= cards.STEPS:
+        raise ValueError(f"steps: expected a whole number from 1 to {cards.STEPS}, got {count!r}")
+    return paths.default(count, model.denoiser.lo, model.denoiser.hi, 1.0 if w is None else w), count
+
+
+def guide_of(
+    model: Model, guide: Guide | Term | None, w: float | None, negative: str | int | None
+) -> tuple[Guide | Term | None, float | None]:
+    """The guide of a call, and its weight where it is a plain cfg; raises ValueError for contradictions."""
+    if guide is not None:
+        if w is not None or negative is not None:
+            raise ValueError("give guide=, or w= and negative=, not both")
+        return guide, plain_weight(guide)
+    if not model.conditional:
+        if (w is not None and w != 1) or negative is not None:
+            raise ValueError(f"{model.name} is unconditional: there is nothing for w= or negative= to guide")
+        return None, None
+    weight = float((model.card.get("defaults") or {}).get("w", 1.0)) if w is None else float(w)
+    if not math.isfinite(weight):
+        raise ValueError(f"w: expected a finite number, got {weight}")
+    return cfg(weight, negative=None if negative is None else conditioning.negative(model, negative)), weight
+
+
+def plain_weight(guide: Guide | Term) -> float | None:
+    """The weight of a guide that is `cfg(number)` and nothing more, else None."""
+    plain = isinstance(guide, Cfg) and isinstance(guide.w, int | float) and repr(guide) == repr(cfg(guide.w))
+    return float(guide.w) if plain else None  # type: ignore[union-attr, arg-type]
+
+
+def guide_rows(guide: Guide | Term | None, rows: slice, total: int, device: torch.device) -> Guide | Term | None:
+    """The guide for some of the images of a call: per-image weights and conditions are cut to their rows."""
+    if guide is None:
+        return None
+    if isinstance(guide, Guide):
+        terms = tuple(_term_rows(term, rows, total, device) for term in guide.terms)
+        return dataclasses.replace(guide, terms=terms)
+    return _term_rows(guide, rows, total, device)
+
+
+def _term_rows(term: Term, rows: slice, total: int, device: torch.device) -> Term:
+    changed: dict[str, Any] = {}
+    for field in dataclasses.fields(term):
+        value = getattr(term, field.name)
+        if isinstance(value, Tensor) and value.ndim and len(value) == total:
+            changed[field.name] = value[rows]
+        elif isinstance(value, Cond) and value.size == total:
+            changed[field.name] = value.index(rows).to(device)
+        elif isinstance(value, Cond) and value.size == 1:
+            changed[field.name] = value.index([0] * (rows.stop - rows.start)).to(device)
+    return dataclasses.replace(term, **changed) if changed else term

@@ -1,0 +1,170 @@
+"""The folder of a model: what is written to it, and what is checked before anything in it is used."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import pathlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guided import _files, _safetensors
+from guided.codec import Codec
+from guided.denoiser import Denoiser
+from guided.model import card as cards
+
+MODEL, EARLY = cards.FILES
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """The parts of a model that a folder holds."""
+
+    denoiser: Denoiser
+    codec: Codec
+    card: dict[str, Any]
+    early: dict[str, Tensor] | None
+    hash: str
+
+
+def place_of(path: pathlib.Path) -> pathlib.Path:
+    """The model folder that a path means: itself, or `model/` in the folder of a training run.
+
+    Raises FileNotFoundError, or ValueError for a file.
+    """
+    if path.is_file():
+        _safetensors.refuse_pickle(path)
+        raise ValueError(f"{path}: a model is a folder with card.json and {MODEL}; this is a file")
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such folder")
+    if (path / "card.json").is_file():
+        return path
+    if (path / "model" / "card.json").is_file():
+        return path / "model"
+    if (path / "checkpoints").is_dir():
+        raise ValueError(
+            f"{path}: a training run that has not finished: it holds no model yet. Give the same command to go on"
+        )
+    for file in sorted(path.iterdir()):
+        if file.suffix.lower() in _safetensors.PICKLES:
+            _safetensors.refuse_pickle(file)
+    raise FileNotFoundError(f"{path}: neither a model folder nor a training run: no card.json in it")
+
+
+def read(path: pathlib.Path) -> Opened:
+    """Open a model folder or the folder of a run; every file is checked first. Raises as `Model.open`."""
+    folder = place_of(path)
+    values = cards.read(folder)
+    network = cards.network(values)
+    try:
+        denoiser = Denoiser(network, cards.parametrization(values), *values["range"])
+        codec = cards.codec(values)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'card.json'}: {error}") from None
+    digest = _hashed(folder, MODEL, values["sha256"])
+    weights = _weights(folder / MODEL, network)
+    early = None
+    if EARLY in values["sha256"]:
+        _hashed(folder, EARLY, values["sha256"])
+        early = _weights(folder / EARLY, network)
+    network.load_state_dict(weights, assign=True)
+    denoiser.eval().requires_grad_(False)
+    return Opened(denoiser, codec, values, early, digest)
+
+
+def _hashed(folder: pathlib.Path, name: str, hashes: Mapping[str, str]) -> str:
+    file = folder / name
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: the card names it, it is not there")
+    _safetensors.header(file)
+    digest = _files.sha256(file)
+    if digest != hashes.get(name):
+        raise ValueError(f"{file}: its SHA-256 is {digest}, the card says {hashes.get(name)}: damaged, or replaced")
+    return digest
+
+
+def _weights(file: pathlib.Path, network: nn.Module) -> dict[str, Tensor]:
+    """The weights of a file in the dtypes of the network, if they are exactly its own; ValueError otherwise."""
+    wanted = network.state_dict()
+    found = _safetensors.header(file).tensors
+    shapes = {name: tuple(value.shape) for name, value in wanted.items()}
+    difference = _safetensors.compare(shapes, {name: entry.shape for name, entry in found.items()})
+    if difference is not None:
+        raise ValueError(f"{file}: does not fit the network of its card: {difference}")
+    return {name: value.to(wanted[name].dtype) for name, value in _safetensors.load(file).items()}
+
+
+def write(
+    folder: pathlib.Path,
+    denoiser: Denoiser,
+    codec: Codec,
+    card: Mapping[str, Any],
+    early: Mapping[str, Tensor] | None,
+    dtype: torch.dtype,
+) -> None:
+    """Write a model folder, whole or not at all."""
+    if dtype not in _FLOATS:
+        raise ValueError(f"dtype: expected one of {', '.join(map(str, _FLOATS))}, got {dtype}")
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / "card.json").is_file()):
+        raise ValueError(f"{folder}: holds something other than a model; choose a new folder")
+    values = {"format": cards.FORMAT, "name": folder.name, **card, **cards.describe(denoiser, codec), "sha256": {}}
+    cards.check(values)
+    state = {MODEL: denoiser.network.state_dict()} | ({EARLY: early} if early is not None else {})
+    need = sum(value.numel() * dtype.itemsize for group in state.values() for value in group.values())
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    _files.require_space(folder.absolute().parent, need + (1 << 20))
+    with _files.folder(folder) as aside:
+        for name, tensors in state.items():
+            _safetensors.save(tensors, aside / name, dtype)
+            values["sha256"][name] = _files.sha256(aside / name)
+        text = json.dumps(_strict(values), indent=1, ensure_ascii=False, allow_nan=False)
+        (aside / "card.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _strict(value: Any) -> Any:
+    """The value as every JSON reader takes it: numbers that are not finite become null."""
+    if isinstance(value, Mapping):
+        return {str(name): _strict(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def hash_of(network: nn.Module) -> str:
+    """SHA-256 of the bytes that `model.safetensors` has in float32."""
+    import safetensors.torch
+
+    content = safetensors.torch.save(_safetensors.plain(network.state_dict(), torch.float32))
+    return hashlib.sha256(content).hexdigest()
+
+
+def blank(network: nn.Module) -> nn.Module:
+    """A copy of a network without memory, for other weights."""
+    return copy.deepcopy(network).to("meta")
+
+
+def fitting(card: Mapping[str, Any], encoders: Mapping[str, object], network: nn.Module) -> None:
+    """Raise ValueError where a model's card, encoders and network do not fit together."""
+    accepts: Collection[str] = getattr(network, "accepts", frozenset())
+    config = getattr(network, "config", None)
+    known, channels = getattr(config, "classes", None), getattr(config, "in_channels", None)
+    size = card.get("size")
+    if not isinstance(size, list | tuple) or len(size) != 2:
+        raise ValueError(f"card: size: expected [height, width], got {size!r}")
+    if card.get("mean") is not None and channels not in (None, len(card["mean"])):
+        raise ValueError(f"card: mean: {len(card['mean'])} numbers for {channels} channels")
+    if card.get("classes") and "label" not in accepts:
+        raise ValueError("card: it names classes, and the network takes no label")
+    if known is not None and card.get("classes") and len(card["classes"]) != known:
+        raise ValueError(f"card: it names {len(card['classes'])} classes, the network knows {known}")
+    if set(encoders) - {"text"}:
+        raise ValueError(f"encoders: expected 'text' or none, got {sorted(encoders)}")
+    if "text" in encoders and not {"tokens", "vector"} & set(accepts):
+        raise ValueError("encoders: there is a text encoder, and the network takes neither tokens nor a vector")

@@ -1,0 +1,50 @@
+"""`guided.load`: what opens, and what is refused with a reason."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+import torch
+
+import guided
+from guided import zoo
+from tests.model import build
+
+
+def test_a_model_folder_and_a_run_open_the_same(tmp_path: pathlib.Path) -> None:
+    model = build.class_model()
+    model.save(tmp_path / "run" / "model")
+    for path in (tmp_path / "run" / "model", str(tmp_path / "run")):
+        opened = guided.load(path)
+        assert torch.equal(opened.generate(labels="cat").tensor, model.generate(labels="cat").tensor)
+        assert opened.source == str(path)
+
+
+def test_what_is_no_model_of_ours(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no such model folder, and no shipped model \(emoji\)"):
+        guided.load(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="Models of the hub are not opened"):
+        guided.load("someone/something")
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(ValueError, match="a diffusers pipeline"):
+        guided.load(tmp_path)
+    for name, message in (
+        ("a.ckpt", "refused: a Python pickle"),
+        ("a.txt", "not a model"),
+        ("a.gguf", "weights alone"),
+    ):
+        (tmp_path / name).write_bytes(b"words")
+        with pytest.raises(ValueError, match=message):
+            guided.load(tmp_path / name)
+
+
+def test_the_shipped_model_opens_or_says_what_is_missing(tmp_path: pathlib.Path) -> None:
+    folder = pathlib.Path(zoo.__file__).parent.parent / "assets" / "emoji"
+    if (folder / "card.json").is_file():
+        model = guided.load("emoji")
+        assert model.source == "emoji" and model.size == (32, 32)
+        assert model.card["text"] and model.early() is not None
+    else:
+        with pytest.raises(FileNotFoundError, match="lacks its shipped model"):
+            guided.load("emoji")
