@@ -8,13 +8,15 @@ when it is loaded.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from guided.nn.config import UNetConfig
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 # Up to this many scores a head (1,024 x 1,024) bf16 matmul and softmax beat the flash kernel on a CPU.
 BMM_LIMIT = 1 << 20
@@ -27,11 +29,10 @@ class Context(NamedTuple):
     bias: Tensor
 
 
-def zero(module: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
+def zero(module: Layer) -> Layer:
     """Set a layer to zero, so that the residual branch it ends starts as nothing."""
-    nn.init.zeros_(module.weight)
-    if module.bias is not None:
-        nn.init.zeros_(module.bias)
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
     return module
 
 

@@ -32,11 +32,7 @@ class UNetConfig:
 
     # Body
     widths: tuple[int, ...] = (64, 128, 256)
-    blocks: tuple[int, ...] = (
-        1,
-        1,
-        1,
-    )  # residual blocks a level on the way down; one int stands for all levels
+    blocks: tuple[int, ...] = (1, 1, 1)  # residual blocks a level going down; one number stands for all
     middle_blocks: int = 2  # attention of the middle stands after the first
     skips: str = "every"  # "every": each output is a skip, one block more a level up (ADM); "level": one skip a level
     resample: str = "conv"  # strided conv / nearest + conv; "resblock": ADM's; "plain": mean / nearest, no weights
@@ -73,6 +69,7 @@ class UNetConfig:
     # Sequence port
     token_width: int = 0  # 0: no text
     cross_width: int | None = None  # a linear map of the tokens to this width first; None: none
+    token_norm: bool = False  # LayerNorm on the tokens, so that any encoder's arrive in unit size
     null_token: bool = True  # one learned token before every sequence
     pool_heads: int = 0  # attention-pooled text is added to the embedding; 0: not
 
@@ -119,7 +116,7 @@ class UNetConfig:
 
     def _check_text(self) -> None:
         if not self.token_width:
-            for name in ("cross_width", "pool_heads", "context_norm"):
+            for name in ("cross_width", "pool_heads", "context_norm", "token_norm"):
                 _need(not getattr(self, name), name, "token_width > 0 beside it, the width of the text's tokens", 0)
             if self.attention in ("cross", "added") and any(self._depths):
                 raise ValueError(f"attention: {self.attention!r} reads text; give token_width or choose 'self'")
@@ -157,13 +154,8 @@ class UNetConfig:
     @property
     def accepts(self) -> frozenset[str]:
         """Fields of `Cond` that the network can see."""
-        seen = {
-            "label": self.classes,
-            "vector": self.vector_width,
-            "aug": self.aug,
-            "image": self.image_channels,
-        }
-        seen |= {"tokens": self.token_width, "mask": self.token_width}
+        seen = {"label": self.classes, "tokens": self.token_width, "mask": self.token_width}
+        seen |= {"vector": self.vector_width, "image": self.image_channels, "aug": self.aug}
         return frozenset(name for name, on in seen.items() if on)
 
     def to_dict(self) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class VectorPort(nn.Module):
         if self.vector is not None:
             embedding = embedding + self.vector(self._vector(x, cond.vector))
         if self.aug is not None:
-            embedding = embedding + self._aug(x, cond.aug)
+            embedding = embedding + self._aug(x, cond.aug, self.aug)
         return embedding
 
     def _features(self, level: Tensor, x: Tensor) -> Tensor:
@@ -76,14 +76,13 @@ class VectorPort(nn.Module):
         absent = vector.isnan().any(1, keepdim=True)
         return torch.where(absent, null, vector.to(x.dtype))
 
-    def _aug(self, x: Tensor, aug: Tensor | None) -> Tensor:
-        null = self.null_aug.expand(x.shape[0], -1)
-        if aug is None or self.aug is None:
-            return null
+    def _aug(self, x: Tensor, aug: Tensor | None, module: nn.Module) -> Tensor:
+        if aug is None:
+            aug = x.new_full(x.shape[:1], math.nan)
         need_shape("aug", aug, x.shape[:1])
         absent = aug.isnan()
         level = torch.where(absent, 0.0, aug * self.config.aug_scale)
-        return torch.where(absent[:, None], null, self.aug(self._features(level, x)))
+        return torch.where(absent[:, None], self.null_aug, module(self._features(level, x)))
 
 
 class SequencePort(nn.Module):
@@ -92,6 +91,8 @@ class SequencePort(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.width = config.token_width
+        # Encoders differ a hundredfold in the size of their states; attention learns well from unit variance.
+        self.norm = nn.LayerNorm(self.width) if config.token_norm else None
         self.null = nn.Parameter(torch.randn(self.width) * 0.02) if config.null_token else None
         self.project = nn.Linear(self.width, config.cross_width) if config.cross_width else None
         heads = config.pool_heads
@@ -120,6 +121,8 @@ class SequencePort(nn.Module):
             mask = torch.ones_like(tokens[..., 0], dtype=torch.bool) if cond.mask is None else cond.mask
             # Padding may hold anything, even NaN, and 0 * NaN is NaN: it is cleared before the keys are made.
             tokens = torch.where(mask[..., None], tokens, 0.0)
+        if self.norm is not None:
+            tokens = self.norm(tokens).to(x.dtype)
         if self.null is not None:
             null = self.null.to(x.dtype).expand(batch, 1, -1)
             return torch.cat((null, tokens), 1), torch.cat((mask.new_ones(batch, 1), mask), 1)

@@ -40,7 +40,7 @@ TINY = UNetConfig(
 
 
 def _text(config: UNetConfig, width: int = TOKENS) -> UNetConfig:
-    return replace(config, attention="cross", token_width=width)
+    return replace(config, attention="cross", token_width=width, token_norm=True)
 
 
 PRESETS = {
@@ -60,7 +60,7 @@ PRESETS = {
 
 
 def preset(name: str, **changes: object) -> UNetConfig:
-    """The config of a preset, with fields replaced; raises ValueError for an unknown name or field."""
+    """The config of a preset, some of its fields changed; raises ValueError for an unknown name or field."""
     if name not in PRESETS:
         raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
-    return UNetConfig.from_dict({**PRESETS[name].to_dict(), **changes})
+    return UNetConfig.from_dict(PRESETS[name].to_dict() | changes)

@@ -126,3 +126,13 @@ def test_the_level_reaches_the_output_in_full_precision() -> None:
     x = x.bfloat16()
     port = network.vector
     assert not torch.equal(port(x, torch.tensor(700.0), Cond()), port(x, torch.tensor(701.0), Cond()))
+
+
+def test_normed_tokens_reach_attention_in_unit_size() -> None:
+    port = UNet(TEXT).sequence
+    assert port is not None
+    x, _, cond = inputs(TEXT)
+    assert cond.tokens is not None
+    for size in (0.01, 100.0):
+        context, _ = port(x, Cond(tokens=cond.tokens * size, mask=torch.ones(3, 5) > 0))
+        assert (context.tokens[:, 1:].std(-1) - 1).abs().max() < 0.2

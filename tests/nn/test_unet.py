@@ -28,6 +28,7 @@ def body(skips: str, resample: str, scale_shift: bool, kind: str) -> UNetConfig:
         attention=kind,
         text_only=(False, kind in ("added", "transformer"), False),
         token_width=0 if kind == "self" else TEXT.token_width,
+        token_norm=kind != "self",
     )
 
 
