@@ -1,0 +1,55 @@
+"""Judging pictures and models: features, distances, accuracies, retrieval, likelihood bounds, and one report."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from guided.evaluate.accuracy import class_accuracy, prompt_accuracy
+    from guided.evaluate.classifier import cached_classifier, train_classifier
+    from guided.evaluate.distances import coverage, density, frechet, kernel
+    from guided.evaluate.elbo import Bound, elbo
+    from guided.evaluate.features import Blur, Features, Thumbnail, nearest, self_retrieval
+    from guided.evaluate.figures import Figure, share, wilson
+    from guided.evaluate.network import Classifier
+    from guided.evaluate.report import Options, Report, evaluate
+
+_PLACES = {
+    "Blur": "features",
+    "Bound": "elbo",
+    "Classifier": "network",
+    "Features": "features",
+    "Figure": "figures",
+    "Options": "report",
+    "Report": "report",
+    "Thumbnail": "features",
+    "cached_classifier": "classifier",
+    "class_accuracy": "accuracy",
+    "coverage": "distances",
+    "density": "distances",
+    "elbo": "elbo",
+    "evaluate": "report",
+    "frechet": "distances",
+    "kernel": "distances",
+    "nearest": "features",
+    "prompt_accuracy": "accuracy",
+    "self_retrieval": "features",
+    "share": "figures",
+    "train_classifier": "classifier",
+    "wilson": "figures",
+}
+
+__all__ = ["Blur", "Bound", "Classifier", "Features", "Figure", "Options", "Report", "Thumbnail", "cached_classifier"]
+__all__ += ["class_accuracy", "coverage", "density", "elbo", "evaluate", "frechet", "kernel", "nearest"]
+__all__ += ["prompt_accuracy", "self_retrieval", "share", "train_classifier", "wilson"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"guided.evaluate.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_PLACES)

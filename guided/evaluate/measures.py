@@ -1,0 +1,232 @@
+"""What is measured on each kind of model: of captions, of shapes, of classes; and of any folder of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guided import data
+from guided import path as paths
+from guided.data.shapes import ShapesSource
+from guided.evaluate import retrieval
+from guided.evaluate.accuracy import class_accuracy, prompt_accuracy
+from guided.evaluate.classifier import Schedule, cached_classifier
+from guided.evaluate.distances import MOST, coverage, density, frechet, kernel
+from guided.evaluate.elbo import elbo
+from guided.evaluate.features import Blur, Features, Thumbnail, nearest, unit
+from guided.evaluate.figures import Figure, mean
+from guided.evaluate.material import Artist, Real, Watch, by_name, thinned
+from guided.evaluate.network import Classifier
+from guided.model.conditioning import condition
+from guided.model.request import Wanted
+from guided.noise import Noise
+
+TEST = 0.125
+"""The share of labelled pictures that the classifier never sees; what a model's split keeps out is among them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The figures of one measurement, what was assumed, and pictures for a sheet with their captions."""
+
+    figures: list[Figure]
+    settings: dict[str, str]
+    shown: Tensor | None = None
+    captions: Sequence[str] = ()
+
+
+def captions(artist: Artist, real: Real, ws: Sequence[float], n: int) -> Found:
+    """A captioned set: retrieval of n training captions at every w, then what was kept out at the best of them."""
+    space, plain = Thumbnail(), Blur()
+    gallery = _gallery(real)
+    rows = retrieval.training_rows(gallery, n)
+    figures: list[Figure] = []
+    drawn: dict[float, Tensor] = {}
+    right: dict[float, float] = {}
+    for w in ws:
+        drawn[w] = artist.pictures(w, [gallery.caption(row) for row in rows])
+        found = retrieval.of_training(space, gallery, drawn[w], rows, f"w = {w:g}")
+        figures += [*found, _renamed(retrieval.of_training(plain, gallery, drawn[w], rows, f"w = {w:g}")[0])]
+        right[w] = found[0].value
+    best = max(ws, key=lambda w: right[w])
+    at = f"w = {best:g}"
+    pairs = list(gallery.split.held_pairs)
+    if pairs:
+        figures += retrieval.of_pairs(space, gallery, artist.pictures(best, [gallery.caption(r) for r in pairs]), at)
+    held = retrieval.held_rows(gallery, n)
+    if len({gallery.base(row) for row in held}) > 1:
+        pictures = artist.pictures(best, [gallery.caption(row) for row in held])
+        figures.append(retrieval.of_held_bases(space, gallery, pictures, held, at))
+    settings = {
+        "nearest picture in": space.name,
+        "captions": f"{len(rows)} of training by hash; {len(pairs)} held-out pairs, {len(held)} of held-out bases",
+        "best w": f"{best:g}",
+    }
+    some = thinned(range(len(rows)), 64)
+    shown = drawn[best][some]
+    return Found(figures, settings, shown, _told(gallery, space, shown, [rows[i] for i in some]))
+
+
+def _renamed(figure: Figure) -> Figure:
+    name = figure.name.replace("base right: all", "base right: all, by plain 16 px means")
+    return Figure(**{**figure.__dict__, "name": name})
+
+
+def _told(gallery: retrieval.Gallery, space: Features, shown: Tensor, rows: Sequence[int]) -> list[str]:
+    """Captions for a sheet; where the nearest training picture has another base, what that one is."""
+    train = gallery.train
+    found = [train[i] for i in nearest(space(shown), space(gallery.pictures[train])).tolist()]
+    return [
+        gallery.caption(a) + ("" if gallery.base(a) == gallery.base(b) else f" (like: {gallery.caption(b)})")
+        for a, b in zip(rows, found, strict=True)
+    ]
+
+
+def _gallery(real: Real) -> retrieval.Gallery:
+    """All pictures at their rows; those that cannot be read belong to no part of the split."""
+    read, kept = real.read(range(len(real.records)))
+    pictures = read.new_zeros(len(real.records), *read.shape[1:])
+    pictures[torch.tensor(kept)] = read
+    sound = set(kept)
+    train, bases, pairs = (
+        tuple(row for row in part if row in sound)
+        for part in (real.split.train, real.split.held_bases, real.split.held_pairs)
+    )
+    return retrieval.Gallery(pictures, real.records, data.Split(train, bases, pairs))
+
+
+def shapes(artist: Artist, ws: Sequence[float], n: int) -> Found:
+    """Shapes: the exact parser's verdict on n captions of colour-shape pairs that were never in training."""
+    recipe: dict[str, Any] = artist.model.card.get("recipe") or {}
+    section = recipe.get("data", {}).get("shapes", {})
+    source = ShapesSource(
+        n,
+        seed=int(recipe.get("seed", 0)),
+        objects=int(section.get("objects", 1)),
+        hold_out=float(section.get("hold_out", 0.2)),
+        held=True,
+    )
+    texts = [str(record.caption) for record in source.records]
+    figures: list[Figure] = []
+    shown = None
+    for w in ws:
+        shown = artist.pictures(w, texts)
+        figures += prompt_accuracy(shown, texts, f"w = {w:g}")
+    pairs = ", ".join(" ".join(pair) for pair in source.held_pairs())
+    settings = {"captions": f"{n}, all of pairs never in training: {pairs}"}
+    return Found(figures, settings, None if shown is None else shown[:64], texts[:64])
+
+
+def classes(artist: Artist, real: Real, ws: Sequence[float], n: int, judge: Classifier) -> Found:
+    """A set of classes: class accuracy, and distances to the training pictures, of n pictures, all classes as many."""
+    if list(artist.model.classes) != list(judge.names):
+        raise ValueError(f"the model draws {list(artist.model.classes)}, the classifier knows {list(judge.names)}")
+    labels = [i % len(judge.names) for i in range(n)]
+    reference, floor = _sides(real, judge.space)
+    held, rows = real.read(real.split.held_bases) if real.split.held_bases else (None, [])
+    beside = {}
+    if held is not None:
+        beside["real, held out"] = class_accuracy(judge, held, real.labels(rows)).value
+    figures: list[Figure] = []
+    shown = None
+    for w in ws:
+        shown = artist.pictures(w, labels=labels)
+        at = f"w = {w:g}"
+        figures.append(class_accuracy(judge, shown, labels, at, beside))
+        figures += distances(judge.space(shown), reference, floor, at)
+    settings = _told_distances(judge.space, reference, floor)
+    return Found(figures, settings, None if shown is None else shown[:64], [judge.names[i] for i in labels[:64]])
+
+
+def folder(pictures: Tensor, real: Real, judge: Classifier | None) -> Found:
+    """A folder of pictures uint8 (N, C, H, W): distances to the training part of the real ones."""
+    space: Features = Blur(8) if judge is None else judge.space
+    reference, floor = _sides(real, space)
+    return Found(distances(space(pictures), reference, floor), _told_distances(space, reference, floor))
+
+
+def distances(features: Tensor, reference: Tensor, floor: Tensor | None, at: str = "") -> list[Figure]:
+    """FD, KID, coverage and density of features against a reference, each with its floor; ValueError below their n."""
+    return [
+        frechet(features, reference, floor=floor, at=at),
+        kernel(features, reference, floor=floor, at=at),
+        coverage(features, reference, floor=floor, at=at),
+        density(features, reference, at=at),
+    ]
+
+
+def _sides(real: Real, space: Features) -> tuple[Tensor, Tensor | None]:
+    """Features of the training pictures, at most 20,000 of them, and of those kept out."""
+    reference = space(real.read(thinned(real.split.train, MOST))[0])
+    held = real.split.held_bases
+    return reference, space(real.read(thinned(held, MOST))[0]) if held else None
+
+
+def _told_distances(space: Features, reference: Tensor, floor: Tensor | None) -> dict[str, str]:
+    return {
+        "features": space.name,
+        "reference": f"{len(reference)} training pictures; floor: {0 if floor is None else len(floor)} kept out",
+        "distances": "FD in float64, biased by n; KID unbiased, degree 3; coverage and density with k = 5",
+    }
+
+
+def classified(real: Real) -> tuple[tuple[Tensor, list[int]], tuple[Tensor, list[int]]]:
+    """Pictures and labels for a classifier: to train on, and the 12.5 % to test on, by a hash of their names."""
+    split = data.split(real.records, share=TEST, pairs=0, key=by_name)
+    read, rows = real.read(split.train)
+    test, kept = real.read(split.held_bases) if split.held_bases else (read[:0], [])
+    return (read, real.labels(rows)), (test, real.labels(kept))
+
+
+def title(real: Real) -> str:
+    """The last part of the data's path."""
+    return str(real.source.summary.get("path", "pictures")).rstrip("/").rpartition("/")[2]
+
+
+def judge_of(real: Real, schedule: Schedule | None = None, watch: Watch | None = None) -> Classifier:
+    """The classifier of a labelled set, from the cache or trained now."""
+    train, test = classified(real)
+
+    def seen(step: int, steps: int, loss: float) -> None:
+        if watch is not None:
+            watch("training the classifier", step, steps)
+
+    card = {"data": title(real)}
+    return cached_classifier(*train, real.source.classes, schedule, test=test, card=card, watch=seen)
+
+
+def likelihood(artist: Artist, real: Real, n: int, steps: int) -> list[Figure]:
+    """The variational bound in bits/dim on n training and n held-out pictures, each under its own condition."""
+    model = artist.model
+    parts = {"training": real.split.train, "held-out": (*real.split.held_bases, *real.split.held_pairs)}
+    path = paths.log_snr(steps, model.denoiser.lo, model.denoiser.hi)
+    found: dict[str, Tensor] = {}
+    for name, part in parts.items():
+        rows = thinned(part, n)
+        if len(rows) < 2:
+            continue
+        read, rows = real.read(rows)
+        bits = []
+        for start in range(0, len(rows), artist.batch):
+            some = slice(start, start + artist.batch)
+            x0 = model.codec.encode(unit(read[some])).to(model.device)
+            asked = [_wanted(model, real, row) for row in rows[some]]
+            cond = condition(model, asked).to(model.device)
+            bits.append(elbo(model.denoiser, x0, path, Noise(rows[some], "elbo"), cond).bits_per_dim.cpu())
+            if artist.watch is not None:
+                artist.watch(f"bound on {name} pictures", min(start + artist.batch, len(rows)), len(rows))
+        found[name] = torch.cat(bits)
+    return [mean(f"ELBO, bits/dim: {name} pictures", bits, f"T = {steps}") for name, bits in found.items()]
+
+
+def _wanted(model: Any, real: Real, row: int) -> Wanted:
+    record = real.records[row]
+    return Wanted(
+        seed=row,
+        prompt=(record.caption or "") if "text" in model.encoders else None,
+        label=record.label if model.classes else None,
+    )

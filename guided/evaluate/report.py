@@ -1,0 +1,224 @@
+"""One table and one JSON: what a model or a folder of pictures is worth, held against real pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+from torch import Tensor
+
+from guided import _files
+from guided.evaluate import measures
+from guided.evaluate.classifier import Schedule
+from guided.evaluate.figures import Figure
+from guided.evaluate.material import Artist, Real, Watch, real
+from guided.evaluate.measures import Found
+from guided.evaluate.network import Classifier
+from guided.model import Model
+from guided.model.result import png
+from guided.model.sheet import sheet as contact_sheet
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+CAPTIONS, SCENES, DRAWN = 200, 500, 1000
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to judge.
+
+    n: pictures a guidance weight (200 captions, 500 scenes or 1,000 of classes by default). w: the weights; by default
+    the card's. steps, solver: the card's by default. classifier: the folder of one; by default it is trained on the
+    labelled real pictures, `epochs` passes, and kept in the cache. likelihood: pictures a part whose ELBO is computed
+    at `levels` noise levels, 0 for none. size: side in pixels at which folders are compared, their own by default.
+    """
+
+    n: int | None = None
+    w: tuple[float, ...] = ()
+    steps: int | None = None
+    solver: str | None = None
+    seed: int = 0
+    batch: int = 64
+    classifier: str | os.PathLike[str] | None = None
+    epochs: float = Schedule().epochs
+    likelihood: int = 0
+    levels: int = 100
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("n", self.n, 1), ("batch", self.batch, 1), ("likelihood", self.likelihood, 0)):
+            if value is not None and value < least:
+                raise ValueError(f"{name}: expected at least {least}, got {value}")
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What was judged against what, with which settings, and the figures."""
+
+    subject: str
+    against: str
+    settings: dict[str, str]
+    figures: tuple[Figure, ...]
+
+    def json(self) -> dict[str, Any]:
+        """The report as JSON."""
+        return {
+            "subject": self.subject,
+            "against": self.against,
+            "settings": self.settings,
+            "figures": [figure.json() for figure in self.figures],
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the JSON to a file."""
+        _files.write(path, json.dumps(self.json(), indent=1) + "\n")
+
+    def show(self, console: Console | None = None) -> None:
+        """Print the settings and one table; to stdout unless told otherwise."""
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table
+
+        out = console or Console()
+        for name, value in self.settings.items():
+            out.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
+        table = Table(
+            "figure",
+            "at",
+            "value",
+            "95 % interval",
+            "n",
+            "beside",
+            title=escape(f"{self.subject} against {self.against}"),
+        )
+        for f in self.figures:
+            interval = "-" if f.low != f.low else f"{f.text(f.low)} .. {f.text(f.high)}"
+            beside = ", ".join(f"{name} {f.text(value)}" for name, value in f.beside.items())
+            table.add_row(escape(f.name), f.at, f.text(f.value), interval, str(f.n), escape(beside))
+        out.print(table)
+
+
+def evaluate(
+    subject: Model | str | os.PathLike[str],
+    against: str | os.PathLike[str],
+    options: Options | None = None,
+    *,
+    sheet: str | os.PathLike[str] | None = None,
+    watch: Watch | None = None,
+) -> Report:
+    """Judge a model, or a folder of pictures, against real ones; what is measured follows from what they are.
+
+    subject: a `Model`, or whatever `guided.load` opens, or a folder of pictures. against: whatever `data.open` opens,
+    or "shapes". sheet: where to write a contact sheet of up to 64 pictures drawn. watch: called as (what, done, total).
+
+    - A model of captions: for the same n training captions at every w, the share whose nearest training picture has
+      their base caption (all, the largest group, the others), and at the best w the held-out pairs of base and tone
+      and the held-out bases. The split is that of the model's recipe.
+    - A model of shapes: the exact parser's verdict on captions of colour-shape pairs that were never in training.
+    - A model of classes: class accuracy by a classifier, FD, KID, coverage and density, each against real pictures.
+    - A folder: FD, KID, coverage and density.
+
+    On a command line: `evaluate(MODEL, DATA, Options(n=captions, w=(1, 2, 4)), sheet=...)`, then `.show()` and
+    `.save(FILE)`. Raises ValueError or FileNotFoundError where the two do not go together.
+    """
+    options = options or Options()
+    model = _model(subject)
+    if model is None:
+        return _folder(pathlib.Path(os.fspath(subject)), os.fspath(against), options, watch)  # type: ignore[arg-type]
+    artist = Artist(model, options.steps, options.solver, options.seed, options.batch, watch)
+    ws = options.w or (artist.w,)
+    recipe = model.card.get("recipe") or {}
+    if os.fspath(against) == "shapes" or os.fspath(against).startswith("shapes:"):
+        found, pictures = measures.shapes(artist, ws, options.n or SCENES), None
+        preprocessing = "none: scenes are rendered at the model's size"
+    else:
+        pictures = real(os.fspath(against), model.size, recipe)
+        found = _judged(artist, pictures, ws, options, watch)
+        preprocessing = pictures.preprocessing
+    figures = list(found.figures)
+    if options.likelihood and pictures is not None:
+        figures += measures.likelihood(artist, pictures, options.likelihood, options.levels)
+    if sheet is not None and found.shown is not None:
+        _write_sheet(sheet, found)
+    settings = {
+        "model": f"{model.name}, {model.hash[:12]}",
+        "real pictures": preprocessing,
+        "drawn": f"steps {options.steps or model.card.get('defaults', {}).get('steps', 'default')}, solver "
+        f"{options.solver or 'of the card'}, seeds from {options.seed}",
+        **found.settings,
+    }
+    return Report(model.name, os.fspath(against), settings, tuple(figures))
+
+
+def _judged(artist: Artist, pictures: Real, ws: Sequence[float], options: Options, watch: Watch | None) -> Found:
+    model = artist.model
+    if "text" in model.encoders:
+        if all(record.caption is None for record in pictures.records):
+            raise ValueError(f"{model.name} draws captions, but the data has none; give captioned pictures")
+        return measures.captions(artist, pictures, ws, options.n or CAPTIONS)
+    if model.classes:
+        if not pictures.source.classes:
+            raise ValueError(f"{model.name} draws classes, but the data has none; give labelled pictures")
+        judge = _judge(pictures, options, watch)
+        assert judge is not None
+        return measures.classes(artist, pictures, ws, options.n or DRAWN, judge)
+    judge = _judge(pictures, options, watch) if pictures.source.classes or options.classifier else None
+    n = options.n or DRAWN
+    request = artist.model.generate(n=n, steps=options.steps, seed=options.seed, batch=options.batch)
+    from guided.evaluate.features import levels
+
+    return measures.folder(levels(request.tensor), pictures, judge)
+
+
+def _judge(pictures: Real, options: Options, watch: Watch | None) -> Classifier | None:
+    """The classifier asked for, or that of the labelled pictures; None where there are neither."""
+    if options.classifier is not None:
+        return Classifier.open(options.classifier)
+    if not pictures.source.classes:
+        return None
+    return measures.judge_of(pictures, Schedule(epochs=options.epochs), watch)
+
+
+def _folder(subject: pathlib.Path, against: str, options: Options, watch: Watch | None) -> Report:
+    from guided import data
+
+    source = data.open(subject)
+    first = next((data.decode(source.bytes(i)).array.shape for i in range(len(source.records))), None)
+    if first is None:
+        raise ValueError(f"{subject}: holds no pictures")
+    size = (options.size, options.size) if options.size else (first[0], first[1])
+    pictures = real(against, size)
+    drawn, rows = real(str(subject), size).read(range(len(source.records)))
+    judge = _judge(pictures, options, watch)
+    found = measures.folder(drawn, pictures, judge)
+    settings = {"pictures": f"{len(rows)} of {subject}", "preprocessing of both": pictures.preprocessing}
+    return Report(str(subject), against, {**settings, **found.settings}, tuple(found.figures))
+
+
+def _model(subject: Model | str | os.PathLike[str]) -> Model | None:
+    """The model, None where the subject is a folder of pictures."""
+    if isinstance(subject, Model):
+        return subject
+    place = pathlib.Path(os.fspath(subject))
+    if place.is_dir() and not any((place / name).is_file() for name in ("card.json", "run.json", "model/card.json")):
+        return None
+    from guided import zoo
+
+    return zoo.load(subject)
+
+
+def _write_sheet(path: str | os.PathLike[str], found: Found) -> None:
+    assert found.shown is not None
+    pictures = [_picture(picture) for picture in found.shown]
+    _files.write(path, png(contact_sheet(pictures, list(found.captions), 8), None))
+
+
+def _picture(picture: Tensor) -> Image.Image:
+    array = picture.permute(1, 2, 0).numpy()
+    return Image.fromarray(array if array.shape[-1] == 3 else array[..., 0])
