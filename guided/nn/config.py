@@ -116,7 +116,7 @@ class UNetConfig:
 
     def _check_text(self) -> None:
         if not self.token_width:
-            for name in ("cross_width", "pool_heads", "context_norm", "token_norm"):
+            for name in ("cross_width", "pool_heads", "context_norm"):
                 _need(not getattr(self, name), name, "token_width > 0 beside it, the width of the text's tokens", 0)
             if self.attention in ("cross", "added") and any(self._depths):
                 raise ValueError(f"attention: {self.attention!r} reads text; give token_width or choose 'self'")

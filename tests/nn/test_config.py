@@ -78,3 +78,8 @@ def test_accepts_follows_the_ports() -> None:
     assert replace(config, classes=2, aug=True).accepts == {"label", "aug"}
     assert preset("tiny-text").accepts == {"tokens", "mask"}
     assert UNet(replace(config, vector_width=3, image_channels=1)).accepts == {"vector", "image"}
+
+
+def test_a_text_preset_becomes_a_pooled_one_in_three_words() -> None:
+    config = preset("unet32-shapes", attention="self", token_width=0, vector_width=384)
+    assert config.accepts == {"vector"}
