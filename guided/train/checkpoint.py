@@ -68,16 +68,16 @@ def save(folder: Path, counter: int, tensors: Tensors, state: State, keep: int) 
         (aside / "state.json").write_text(json.dumps(dict(state), indent=1, sort_keys=True))
         sums = {file.name: _files.sha256(file) for file in sorted(aside.iterdir())}
         (aside / MANIFEST).write_text(json.dumps(sums, indent=1, sort_keys=True))
-    for old in listed(folder)[: -max(keep, 2)]:
-        _remove(old)
+    prune(folder, keep)
     return target
 
 
-def _remove(path: Path) -> None:
-    # Renamed first: a folder that a kill leaves half-deleted must not look like a damaged checkpoint.
-    aside = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    os.replace(path, aside)
-    _files.sweep(path.parent)
+def prune(folder: Path, keep: int) -> None:
+    """Drop all but the newest `keep` checkpoints, and never the last two."""
+    for old in listed(folder)[: -max(keep, 2)]:
+        # Renamed first: a folder that a kill leaves half-deleted must not look like a damaged checkpoint.
+        os.replace(old, old.with_name(f".tmp-{os.getpid()}-{old.name}"))
+        _files.sweep(folder)
 
 
 def fault(path: Path) -> str | None:

@@ -76,5 +76,5 @@ class Uncertainty(nn.Module):
 
     def objective(self, losses: Tensor, sigma: Tensor) -> Tensor:
         """losses (B,) -> what is minimised, (B,)."""
-        u = self(sigma)
+        u: Tensor = self(sigma)
         return losses / u.exp() + u

@@ -90,7 +90,9 @@ def tidy(folder: Path, recipe: Recipe) -> list[str]:
     begun(folder, recipe)
     for place in (folder, folder / "checkpoints", folder / "previews"):
         _files.sweep(place)
-    return checkpoint.newest(folder / "checkpoints")[1]
+    notes = checkpoint.newest(folder / "checkpoints")[1]
+    checkpoint.prune(folder / "checkpoints", recipe.train.keep)
+    return notes
 
 
 def begun(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
