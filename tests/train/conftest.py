@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +18,24 @@ from tests.conftest import ROOT
 from tests.train.tools import pictures
 
 
+def words(log: Path) -> list[str]:
+    """The notes of a run and, at the end, its error ("" without one)."""
+    lines = [line.split(" ", 1) for line in log.read_text().splitlines()]
+    return [json.loads(rest[0]) for kind, *rest in lines if kind in ("note", "end")]
+
+
 @dataclass
 class Trainers:
     """Runs recipes in forks of one process that has imported everything."""
 
     process: subprocess.Popen[str]
     saves: int
+
+    def _ask(self, request: Mapping[str, Any]) -> int:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
 
     def start(
         self,
@@ -34,27 +44,20 @@ class Trainers:
         overrides: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         limit: int = 0,
-        wait: bool = True,
     ) -> int:
-        """Begin a run and return its process id."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        """Begin a run and return its process id; `limit`: the largest file it may write, in bytes."""
         self.drain()
         request = {"recipe": recipe, "log": str(log), "overrides": list(overrides), "env": dict(env or {})}
-        self.process.stdin.write(json.dumps({**request, "limit": limit, "wait": wait}) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
+        return self._ask({**request, "limit": limit})
 
-    def status(self) -> int:
-        """Wait for the end of the run; negative where a signal ended it."""
-        assert self.process.stdout is not None
-        return int(self.process.stdout.readline())
+    def status(self, child: int) -> int:
+        """Wait for the end of a run; negative where a signal ended it."""
+        return self._ask({"wait": child})
 
     def run(self, recipe: Mapping[str, Any], log: Path, **options: Any) -> tuple[int, list[str]]:
         """Run to the end: the exit status, and the notes followed by the last word."""
-        self.start(recipe, log, **options)
-        status = self.status()
-        words = [line.split(" ", 1) for line in log.read_text().splitlines()]
-        return status, [json.loads(rest[0]) for kind, *rest in words if kind in ("note", "end")]
+        status = self.status(self.start(recipe, log, **options))
+        return status, words(log)
 
     def drain(self) -> None:
         """Forget the marks of earlier runs."""
@@ -82,14 +85,9 @@ def trainers() -> Iterator[Trainers]:
     )
     os.close(write)
     yield Trainers(process, read)
-    assert process.stdin is not None
-    process.stdin.close()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
+    process.kill()
+    process.wait()
     os.close(read)
-    time.sleep(0)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ class Reference:
     def __init__(self, trainers: Trainers, data: Path, folder: Path) -> None:
         self.recipe = tiny(data, folder / "whole", data__workers=2)
         begin = time.monotonic()
-        trainers.start(self.recipe, folder / "log")
+        child = trainers.start(self.recipe, folder / "log")
         ends, begun, lengths = 0, 0.0, []
         while ends < SAVES:
             marks = trainers.marks()
@@ -35,7 +35,7 @@ class Reference:
                 else:
                     lengths.append(time.monotonic() - begun)
                     ends += 1
-        assert trainers.status() == 0
+        assert trainers.status(child) == 0
         self.seconds = time.monotonic() - begin
         self.save = max(sorted(lengths)[len(lengths) // 2], 1e-3)
         self.bytes = digest(folder / "whole")
@@ -60,7 +60,7 @@ def killed(trainers: Trainers, reference: Reference, out: Path, draw: random.Ran
             seen += marks.count(b"s")
         time.sleep(draw.uniform(0, reference.save))
     os.kill(child, signal.SIGKILL)
-    return trainers.status() == -signal.SIGKILL
+    return trainers.status(child) == -signal.SIGKILL
 
 
 def check(trainers: Trainers, reference: Reference, folder: Path, seed: int, inside: int | None) -> bool:

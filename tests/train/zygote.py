@@ -1,9 +1,9 @@
 """A process that has everything imported and forks a trainer on request, for tests that kill one.
 
 Autograd refuses to run in the fork of a process that has used it, so the test process cannot fork trainers itself.
-Requests are JSON lines on stdin: {"recipe", "overrides", "env", "limit"}; the answer is the trainer's process id, and
-then, when it has ended, a line "STATUS" and one with the last word it said. A trainer writes "s" to the descriptor in
-argv[1] when it begins to write a checkpoint, and "e" when it has ended.
+Requests are JSON lines on stdin: {"recipe", "log", "overrides", "env", "limit"} starts a trainer and answers its process
+id; {"wait": PID} answers its exit status. A trainer writes "s" to the descriptor in argv[1] when it begins to write a
+checkpoint, and "e" when it has written it; its notes, and the error that ended it, go to its log as JSON.
 """
 
 from __future__ import annotations
@@ -57,6 +57,9 @@ def main() -> None:
     saves = int(sys.argv[1])
     for line in sys.stdin:
         request = json.loads(line)
+        if "wait" in request:
+            print(os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1]), flush=True)
+            continue
         log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         child = os.fork()
         if child == 0:
@@ -64,8 +67,6 @@ def main() -> None:
             os._exit(_child(request, saves))
         os.close(log)
         print(child, flush=True)
-        if request.get("wait", True):
-            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":
