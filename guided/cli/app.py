@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from guided.cli import data, demo, generate, inspecting, train
+from guided.cli import data, demo, evaluate, generate, inspecting, train
 from guided.cli.common import say
 
 # Where typer keeps click has changed between its versions; the classes are the same.
@@ -32,19 +32,26 @@ app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("generate", epilog=generate.EXAMPLE)(generate.generate)
 app.command("inspect", epilog=inspecting.EXAMPLE)(inspecting.inspect)
+app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.add_typer(data.app, name="data")
 
 
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
-) -> None:
-    if version:
+def _version(wanted: bool) -> None:
+    if wanted:
         from guided import __version__
 
         print(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_version)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
+) -> None:
+    """What holds for every command; `run` has taken --debug out already."""
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -62,6 +69,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         try:
             code = app(arguments, prog_name="guided", standalone_mode=False)
             sys.stdout.flush()
+            if code == 130:  # typer's own way to end at Ctrl-C
+                say("interrupted")
             return code if isinstance(code, int) else 0
         except SystemExit as stop:
             return stop.code if isinstance(stop.code, int) else 1

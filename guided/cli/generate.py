@@ -20,6 +20,7 @@ TOGETHER = 16
 
 
 def generate(
+    *,
     prompts: Annotated[list[str] | None, typer.Argument(help="What to draw.", metavar="PROMPT")] = None,
     file: Annotated[
         pathlib.Path | None, typer.Option("--prompts", help="A text file with a prompt on each line.")

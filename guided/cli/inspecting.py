@@ -13,7 +13,7 @@ import typer
 from guided.cli import common
 from guided.cli.common import Json
 
-EXAMPLE = "For example: [bold]guided inspect pictures/00000.png[/bold]"
+EXAMPLE = "For example: [bold]guided inspect out/000000.png[/bold]"
 
 
 def inspect(

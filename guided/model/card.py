@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from guided import denoiser as frames
 from guided import solvers
@@ -124,10 +125,19 @@ def network(values: Mapping[str, Any]) -> nn.Module:
     config = _mapping("network.config", described.get("config"))
     _bounded(config)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Unset():
             return UNet(UNetConfig.from_dict(config))
     except (TypeError, ValueError) as error:
         raise ValueError(f"network.config: {error}") from None
+
+
+class _Unset(TorchFunctionMode):
+    """First weights are not drawn where there is no memory for them: torch would load its compiler to do it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _bounded(config: Mapping[str, Any]) -> None:

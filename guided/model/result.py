@@ -49,7 +49,7 @@ class Result(list[Image.Image]):
     def save(self, folder: str | os.PathLike[str], name: str = "") -> list[pathlib.Path]:
         """Write one PNG a picture, each with its record, and a line a picture in `images.jsonl`; returns the paths.
 
-        The files are numbered (`name00000.png`, ...) after those that are there: nothing is ever overwritten, also
+        The files are numbered (`name000000.png`, ...) after those that are there: nothing is ever overwritten, also
         where several processes write to one folder. Raises OSError where the folder cannot be written.
         """
         place = pathlib.Path(folder)
@@ -133,7 +133,7 @@ def _numbered(folder: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
         taken = [int(found[1]) for entry in entries if (found := pattern.fullmatch(entry.name))]
     number = max(taken, default=-1) + 1
     while True:
-        path = folder / f"{name}{number:05d}.png"
+        path = folder / f"{name}{number:06d}.png"
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ def network(name: str, seed: int = 0, **changes: Any) -> UNet:
     """A tiny U-Net; the layers that start at zero get weights too, so that conditions matter."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = UNet(preset(name, **changes))
+        net = UNet(dataclasses.replace(preset(name), **changes))
         for weights in net.parameters():
             if not bool(weights.any()):
                 torch.nn.init.normal_(weights, std=0.1)

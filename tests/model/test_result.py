@@ -57,7 +57,7 @@ def test_any_number_of_channels(channels: int, mode: str, tmp_path: pathlib.Path
 def test_files_carry_their_records(tmp_path: pathlib.Path) -> None:
     found = result(2, negative="ünïcödé 😀 \x1b[2J", w=2.0)
     paths = found.save(tmp_path / "new" / "folder")
-    assert [path.name for path in paths] == ["00000.png", "00001.png"]
+    assert [path.name for path in paths] == ["000000.png", "000001.png"]
     lines = [json.loads(line) for line in (paths[0].parent / "images.jsonl").read_text().splitlines()]
     for path, record, line in zip(paths, found.records, lines, strict=True):
         assert record_of(path) == record
@@ -66,12 +66,12 @@ def test_files_carry_their_records(tmp_path: pathlib.Path) -> None:
 
 
 def test_nothing_is_ever_overwritten(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "00007.png").write_bytes(b"mine")
-    (tmp_path / "00003.txt").write_bytes(b"mine too")
+    (tmp_path / "000007.png").write_bytes(b"mine")
+    (tmp_path / "000003.txt").write_bytes(b"mine too")
     first = result().save(tmp_path)
-    assert [path.name for path in first] == ["00008.png", "00009.png", "00010.png"]
-    assert (tmp_path / "00007.png").read_bytes() == b"mine"
-    assert result().save(tmp_path, "cat-")[0].name == "cat-00000.png"
+    assert [path.name for path in first] == ["000008.png", "000009.png", "000010.png"]
+    assert (tmp_path / "000007.png").read_bytes() == b"mine"
+    assert result().save(tmp_path, "cat-")[0].name == "cat-000000.png"
     assert not list(tmp_path.glob(".tmp*"))
 
 

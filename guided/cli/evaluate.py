@@ -1,0 +1,81 @@
+"""`guided eval`: judge a model or a folder of pictures against real ones."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from guided.cli import common
+from guided.cli.common import Device, Dtype, Json
+
+if TYPE_CHECKING:
+    from guided.model import Model
+
+EXAMPLE = "For example: [bold]guided eval runs/emoji32 --against emoji --w 1,2,4[/bold]"
+Guided = Annotated[str, typer.Option("--w", help="Guidance weights, such as 1,2,4; the model's by default.")]
+Many = Annotated[int | None, typer.Option("--n", help="Pictures drawn for each weight.")]
+Judge = Annotated[str | None, typer.Option("--classifier", help="The folder of one; trained on DATA by default.")]
+Bound = Annotated[int, typer.Option("--likelihood", help="Pictures whose ELBO is computed; 0: none.")]
+Sheet = Annotated[pathlib.Path | None, typer.Option("--sheet", help="A contact sheet of what was drawn.")]
+
+
+def evaluate(
+    *,
+    subject: Annotated[str, typer.Argument(metavar="MODEL_OR_DIR", help="A model, or a folder of pictures.")],
+    against: Annotated[str, typer.Option("--against", help="Real pictures: a folder, a file, a dataset, or shapes.")],
+    n: Many = None,
+    w: Guided = "",
+    steps: Annotated[int | None, typer.Option("--steps", help="Steps of the solver.")] = None,
+    solver: Annotated[str | None, typer.Option("--solver", help="euler, heun or dpmpp_2m.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the first picture.")] = 0,
+    batch: Annotated[int, typer.Option("--batch", help="Pictures drawn at once.")] = 64,
+    size: Annotated[int | None, typer.Option("--size", help="Side at which two folders are compared.")] = None,
+    classifier: Judge = None,
+    likelihood: Bound = 0,
+    sheet: Sheet = None,
+    out: Annotated[pathlib.Path | None, typer.Option("--out", help="The JSON; NAME-eval.json by default.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    as_json: Json = False,
+) -> None:
+    """Measure what follows from the two: nearest captions, class accuracy, FD, KID, coverage, likelihood.
+
+    Prints one table and writes one JSON.
+    """
+    from guided import evaluate as judging
+
+    options = judging.Options(
+        n=n, w=_weights(w), steps=steps, solver=solver, seed=seed, batch=batch, classifier=classifier,
+        likelihood=likelihood, size=size,
+    )  # fmt: skip
+    judged: Model | str = common.open_model(subject, device, dtype) if _is_model(subject) else subject
+    target = out or pathlib.Path(f"{pathlib.PurePath(subject).name or 'model'}-eval.json")
+    with common.bar(1, "") as update:
+
+        def watch(what: str, done: int, total: int) -> None:
+            update(done / max(total, 1), what)
+
+        report = judging.evaluate(judged, against, options, sheet=sheet, watch=watch)
+    report.save(target)
+    if as_json:
+        common.show_json(report.json())
+    else:
+        report.show()
+    sys.stdout.flush()
+    common.say(f"written to {target}" + (f"; pictures in {sheet}" if sheet else ""))
+
+
+def _weights(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        raise ValueError(f"--w: expected numbers such as 1,2,4, got {text!r}") from None
+
+
+def _is_model(subject: str) -> bool:
+    """Whether this is a model rather than a folder of pictures."""
+    place = pathlib.Path(subject)
+    return not place.is_dir() or any((place / name).exists() for name in ("card.json", "run.json", "model/card.json"))
