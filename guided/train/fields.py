@@ -11,6 +11,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
+ELSEWHERE = {"learning_rate": "lr", "steps": "images", "iterations": "images", "gradient_clipping": "clip"}
+ELSEWHERE |= {"ema_decay": "ema", "mixed_precision": "precision", "image_size": "size", "resolution": "size"}
+ELSEWHERE |= {"kind": "preset", "seeds": "seed", "output_dir": "out", "num_workers": "workers", "guidance": "w"}
+"""What other trainers call our keys."""
+
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -81,13 +86,15 @@ def _truth(value: Any) -> bool:
 truth = _field(_truth)
 
 
-def _sequence(value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise ValueError("expected a list")
-    return tuple(value)
+def sequence(least: int = 0) -> BeforeValidator:
+    """A list of at least so many entries, as a tuple."""
 
+    def check(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple) or len(value) < least:
+            raise ValueError("expected a list" + (f" of at least {least}" if least else ""))
+        return tuple(value)
 
-sequence = _field(_sequence)
+    return _field(check)
 
 
 def _bounds(low: float | None, high: float | None) -> str:
@@ -101,9 +108,10 @@ def _within(value: float, low: float | None, high: float | None) -> bool:
 
 
 def meant(value: object, names: Sequence[str]) -> str:
-    """`; did you mean "x"?` where a known name is near, else nothing."""
-    near = difflib.get_close_matches(str(value), names, 1, 0.5)
-    return f'; did you mean "{near[0]}"?' if near else ""
+    """`; did you mean "x"?` where a known name is near, or one that others use for the same; else nothing."""
+    others = {other: name for other, name in ELSEWHERE.items() if name in names}
+    near = difflib.get_close_matches(str(value), [*names, *others], 1, 0.6)
+    return f'; did you mean "{others.get(near[0], near[0])}"?' if near else ""
 
 
 def checked(kind: type[M], values: Mapping[str, Any], where: str) -> M:

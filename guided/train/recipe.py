@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, Field, create_model, model_validator
+from pydantic import BaseModel, BeforeValidator, create_model, model_validator
 
 from guided.nn.config import UNetConfig
 from guided.nn.presets import PRESETS
@@ -69,11 +69,17 @@ class Data(Section):
     shapes: Shapes = Shapes()
 
 
+def _encoder(value: Any) -> Any:
+    if not isinstance(value, str | Mapping) or not value:
+        raise ValueError("expected the name, folder or spec of a text encoder")
+    return value
+
+
 class TextSection(Section):
     """The frozen encoder of captions."""
 
-    encoder: Annotated[Any, BeforeValidator(lambda value: value)] = "minilm"
-    length: Annotated[int | None, Field()] = None
+    encoder: Annotated[Any, BeforeValidator(_encoder)] = "minilm"
+    length: Count | None = None
 
 
 def _typed(kind: Any) -> Any:
@@ -143,11 +149,11 @@ class TrainSection(Section):
     lr: Positive = 7e-4
     warmup: Amount = 10_000
     decay: Share = 0.4
-    betas: Annotated[tuple[Share, Share], sequence] = (0.9, 0.99)
+    betas: Annotated[tuple[Share, Share], sequence(2)] = (0.9, 0.99)
     weight_decay: Annotated[float, number(0)] = 0.0
     clip: Positive | None = 1.0
     precision: Annotated[str, one_of("float32", "bf16", "fp16", "float64")] = "float32"
-    ema: Annotated[tuple[Annotated[float, number(0.001, 0.28)], ...], sequence] = (0.05, 0.10)
+    ema: Annotated[tuple[Annotated[float, number(0.001, 0.28)], ...], sequence(1)] = (0.05, 0.10)
     early: Share = 0.1
     drop: Share = 0.1
     checkpointing: Truth = False
@@ -163,8 +169,6 @@ class TrainSection(Section):
             raise ValueError(
                 f"expected a batch_size that accumulate divides, got {self.batch_size} and {self.accumulate}"
             )
-        if not self.ema:
-            raise ValueError("ema: expected at least one relative width such as 0.05, got an empty list")
         return self
 
 
@@ -173,7 +177,7 @@ class SampleSection(Section):
 
     steps: Annotated[int, whole(1, 1000)] = 24
     w: Annotated[float, number(0)] = 3.0
-    prompts: Annotated[tuple[Text, ...], sequence] = ()
+    prompts: Annotated[tuple[Text, ...], sequence()] = ()
 
 
 class Recipe(Section):
