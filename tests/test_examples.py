@@ -37,6 +37,7 @@ def test_training_on_shapes(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPa
         data__size=16,
         data__shapes__n=64,
         model__widths=[8, 16],
+        model__blocks=[1, 1],
         model__depth=[0, 1],
         model__head_width=8,
         model__groups=4,
