@@ -9,15 +9,16 @@ if TYPE_CHECKING:
     from guided.evaluate.accuracy import class_accuracy, prompt_accuracy
     from guided.evaluate.classifier import cached_classifier, train_classifier
     from guided.evaluate.distances import coverage, density, frechet, kernel
-    from guided.evaluate.elbo import Bound, elbo
     from guided.evaluate.features import Blur, Features, Thumbnail, nearest, self_retrieval
     from guided.evaluate.figures import Figure, share, wilson
+    from guided.evaluate.likelihood import Bound, elbo
     from guided.evaluate.network import Classifier
     from guided.evaluate.report import Options, Report, evaluate
 
+# No module is named like a public name: importing it would put the module in its place.
 _PLACES = {
     "Blur": "features",
-    "Bound": "elbo",
+    "Bound": "likelihood",
     "Classifier": "network",
     "Features": "features",
     "Figure": "figures",
@@ -28,7 +29,7 @@ _PLACES = {
     "class_accuracy": "accuracy",
     "coverage": "distances",
     "density": "distances",
-    "elbo": "elbo",
+    "elbo": "likelihood",
     "evaluate": "report",
     "frechet": "distances",
     "kernel": "distances",

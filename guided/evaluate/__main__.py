@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=32, help="side in pixels (default 32)")
     parser.add_argument("--out", help="where the classifier is written")
     parser.add_argument("--epochs", type=float, default=Schedule().epochs, help="passes over the data (default 12)")
+    parser.add_argument("--device", default="cpu", help="where it is trained: cpu, cuda, cuda:N")
     parser.add_argument("--no-flip", action="store_true", help="left and right mean something")
     arguments = parser.parse_args(argv)
     if arguments.command == "classifier" and not arguments.out:
@@ -55,7 +56,9 @@ def _classifier(pictures: Real, arguments: argparse.Namespace) -> int:
 
     schedule = Schedule(epochs=arguments.epochs, flip=not arguments.no_flip)
     card = {"data": measures.title(pictures), "test pictures": f"{len(test[1])}, by a hash of their names"}
-    model = train_classifier(*train, pictures.source.classes, schedule, test=test, card=card, watch=watch)
+    model = train_classifier(
+        *train, pictures.source.classes, schedule, test=test, card=card, device=arguments.device, watch=watch
+    )
     model.save(arguments.out)
     tested = model.card.get("test")
     print(f"{arguments.out}: test accuracy {100 * tested['value']:.1f} % of {tested['n']}" if tested else arguments.out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -50,12 +51,14 @@ def train_classifier(
     test: tuple[Tensor, Sequence[int]] | None = None,
     config: ClassifierConfig | None = None,
     card: dict[str, Any] | None = None,
+    device: torch.device | str = "cpu",
     watch: Watch | None = None,
 ) -> Classifier:
     """Train a classifier on pictures uint8 (N, C, H, W) and labels 0..K-1 with K names.
 
     test: pictures and labels kept apart, whose accuracy is written on its card. config: its shape; by default fitted
-    to the pictures. card: what else its card is to say. watch: called as (step, steps, loss) after every update.
+    to the pictures. card: what else its card is to say. device: where it is trained; it stays there. watch: called as
+    (step, steps, loss) after every update.
     Raises ValueError where labels do not fit, FloatingPointError where the loss is not finite.
     """
     schedule = schedule or Schedule()
@@ -70,7 +73,7 @@ def train_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key("classifier", schedule.seed, 0) % 2**31)
         model = Classifier(config, names)
-    _fit(model, pictures, target, schedule, watch)
+    _fit(model.to(device), pictures, target, schedule, watch)
     model.card = {**(card or {}), "images": len(pictures), "schedule": asdict(schedule)}
     if test is not None and len(test[0]):
         model.card["test"] = accuracy_of(model, *test).json()
@@ -83,6 +86,7 @@ def accuracy_of(model: Classifier, pictures: Tensor, labels: Sequence[int]) -> A
 
 
 def _fit(model: Classifier, pictures: Tensor, target: Tensor, schedule: Schedule, watch: Watch | None) -> None:
+    device = model.head.weight.device
     steps = max(1, round(schedule.epochs * len(pictures) / schedule.batch))
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=schedule.decay)
     loss_of = nn.CrossEntropyLoss(label_smoothing=schedule.smoothing)
@@ -96,18 +100,19 @@ def _fit(model: Classifier, pictures: Tensor, target: Tensor, schedule: Schedule
             order = torch.cat([order, *(torch.randperm(len(pictures), generator=rng) for _ in range(passes))])
         rows, order = order[: schedule.batch], order[schedule.batch :]
         images = augmented(unit(pictures[rows]), schedule, generator("classifier/augment", schedule.seed, step))
+        images, wanted = images.to(device), target[rows].to(device)
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate * _slope(step / steps, schedule.warm)
-        with torch.autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=schedule.bf16):
             logits = model(images)
-        loss = loss_of(logits.float(), target[rows])
-        if not bool(loss.isfinite()):
-            raise FloatingPointError(f"the classifier's loss is {float(loss)} at step {step}; lower the rate")
+        loss = loss_of(logits.float(), wanted)
+        if not math.isfinite(now := float(loss.detach())):
+            raise FloatingPointError(f"the classifier's loss is {now} at step {step}; lower the rate")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         if watch is not None:
-            watch(step + 1, steps, float(loss.detach()))
+            watch(step + 1, steps, now)
 
 
 def _slope(done: float, warm: float) -> float:
@@ -143,6 +148,7 @@ def cached_classifier(
     test: tuple[Tensor, Sequence[int]] | None = None,
     card: dict[str, Any] | None = None,
     folder: str | os.PathLike[str] | None = None,
+    device: torch.device | str = "cpu",
     watch: Watch | None = None,
 ) -> Classifier:
     """The classifier of these pictures, labels and schedule from the disk, or trained now and kept there."""
@@ -159,6 +165,8 @@ def cached_classifier(
             return Classifier.open(place)
         except (ValueError, OSError):
             pass  # damaged: the new one takes its place
-    model = train_classifier(pictures, labels, names, schedule, test=test, config=shape, card=card, watch=watch)
+    model = train_classifier(
+        pictures, labels, names, schedule, test=test, config=shape, card=card, device=device, watch=watch
+    )
     model.save(place)
     return model

@@ -174,6 +174,16 @@ def _thinned(x: Tensor, n: int) -> Tensor:
     return x if len(x) <= n else x[torch.arange(n) * len(x) // n]
 
 
+def enough(n: int, reference: int, dim: int) -> None:
+    """Raise ValueError, before any long work, where there are too few pictures for all four distances."""
+    least = max(LEAST, 2 * dim)
+    if min(n, reference) < least:
+        raise ValueError(
+            f"distances need at least {least} pictures in each set (FD: twice the {dim} features), got {n} and "
+            f"{reference} real ones; draw more (--n {least})"
+        )
+
+
 def _check(name: str, features: Tensor, reference: Tensor, least: int, why: str) -> None:
     if features.ndim != 2 or reference.ndim != 2 or features.shape[1] != reference.shape[1]:
         raise ValueError(

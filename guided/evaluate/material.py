@@ -81,7 +81,8 @@ def real(path: str, size: tuple[int, int], recipe: Mapping[str, Any] | None = No
     looks = {key: section[key] for key in ("channels", "background", "resize") if key in section}
     pictures = Pictures(source, size, **looks)
     captioned = any(record.caption is not None for record in source.records)
-    text = section.get("condition", "text" if captioned and not source.classes else "class") == "text"
+    # A recipe that does not say so is one of captions.
+    text = section.get("condition", "text" if recipe or (captioned and not source.classes) else "class") == "text"
     return Real(source, pictures, split_of(source.records, section.get("hold_out", HOLD_OUT), text))
 
 
@@ -112,12 +113,13 @@ class Artist:
     watch: Watch | None = None
 
     def draw(
-        self, w: float | None, prompts: Sequence[str] | None = None, labels: Sequence[int] | None = None
+        self, w: float | None, prompts: Sequence[str] | None = None, labels: Sequence[int] | None = None, n: int = 1
     ) -> Result:
-        """One picture for each prompt or label; picture i has seed `seed + i`, the same at every w."""
+        """n pictures for each prompt or label, or n alone; picture i has seed `seed + i`, the same at every w."""
         request = Request(
             prompts=None if prompts is None else list(prompts),
             labels=None if labels is None else list(labels),
+            n=n,
             w=w,
             steps=self.steps,
             solver=self.solver,
@@ -134,10 +136,10 @@ class Artist:
         return result
 
     def pictures(
-        self, w: float | None, prompts: Sequence[str] | None = None, labels: Sequence[int] | None = None
+        self, w: float | None, prompts: Sequence[str] | None = None, labels: Sequence[int] | None = None, n: int = 1
     ) -> Tensor:
         """`draw` as uint8 (N, C, H, W)."""
-        return levels(self.draw(w, prompts, labels).tensor)
+        return levels(self.draw(w, prompts, labels, n).tensor)
 
     @property
     def w(self) -> float:

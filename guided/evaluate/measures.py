@@ -15,10 +15,10 @@ from guided.data.shapes import ShapesSource
 from guided.evaluate import retrieval
 from guided.evaluate.accuracy import class_accuracy, prompt_accuracy
 from guided.evaluate.classifier import Schedule, cached_classifier
-from guided.evaluate.distances import MOST, coverage, density, frechet, kernel
-from guided.evaluate.elbo import elbo
+from guided.evaluate.distances import MOST, coverage, density, enough, frechet, kernel
 from guided.evaluate.features import Blur, Features, Thumbnail, nearest, unit
 from guided.evaluate.figures import Figure, mean
+from guided.evaluate.likelihood import elbo
 from guided.evaluate.material import Artist, Real, Watch, by_name, thinned
 from guided.evaluate.network import Classifier
 from guided.model.conditioning import condition
@@ -125,6 +125,7 @@ def classes(artist: Artist, real: Real, ws: Sequence[float], n: int, judge: Clas
     """A set of classes: class accuracy, and distances to the training pictures, of n pictures, all classes as many."""
     if list(artist.model.classes) != list(judge.names):
         raise ValueError(f"the model draws {list(artist.model.classes)}, the classifier knows {list(judge.names)}")
+    enough(n, len(real.split.train), judge.config.features)
     labels = [i % len(judge.names) for i in range(n)]
     reference, floor = _sides(real, judge.space)
     held, rows = real.read(real.split.held_bases) if real.split.held_bases else (None, [])
@@ -145,6 +146,7 @@ def classes(artist: Artist, real: Real, ws: Sequence[float], n: int, judge: Clas
 def folder(pictures: Tensor, real: Real, judge: Classifier | None) -> Found:
     """A folder of pictures uint8 (N, C, H, W): distances to the training part of the real ones."""
     space: Features = Blur(8) if judge is None else judge.space
+    enough(len(pictures), len(real.split.train), space(pictures[:1]).shape[1])
     reference, floor = _sides(real, space)
     return Found(distances(space(pictures), reference, floor), _told_distances(space, reference, floor))
 

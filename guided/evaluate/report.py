@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from torch import Tensor
 
-from guided import _files
+from guided import _files, data
 from guided.evaluate import measures
 from guided.evaluate.classifier import Schedule
 from guided.evaluate.figures import Figure
@@ -36,7 +37,7 @@ class Options:
     n: pictures a guidance weight (200 captions, 500 scenes or 1,000 of classes by default). w: the weights; by default
     the card's. steps, solver: the card's by default. classifier: the folder of one; by default it is trained on the
     labelled real pictures, `epochs` passes, and kept in the cache. likelihood: pictures a part whose ELBO is computed
-    at `levels` noise levels, 0 for none. size: side in pixels at which folders are compared, their own by default.
+    at `moves` noise levels, 0 for none. size: side in pixels at which folders are compared, their own by default.
     """
 
     n: int | None = None
@@ -48,7 +49,7 @@ class Options:
     classifier: str | os.PathLike[str] | None = None
     epochs: float = Schedule().epochs
     likelihood: int = 0
-    levels: int = 100
+    moves: int = 100
     size: int | None = None
 
     def __post_init__(self) -> None:
@@ -143,7 +144,7 @@ def evaluate(
         preprocessing = pictures.preprocessing
     figures = list(found.figures)
     if options.likelihood and pictures is not None:
-        figures += measures.likelihood(artist, pictures, options.likelihood, options.levels)
+        figures += measures.likelihood(artist, pictures, options.likelihood, options.moves)
     if sheet is not None and found.shown is not None:
         _write_sheet(sheet, found)
     settings = {
@@ -168,12 +169,8 @@ def _judged(artist: Artist, pictures: Real, ws: Sequence[float], options: Option
         judge = _judge(pictures, options, watch)
         assert judge is not None
         return measures.classes(artist, pictures, ws, options.n or DRAWN, judge)
-    judge = _judge(pictures, options, watch) if pictures.source.classes or options.classifier else None
-    n = options.n or DRAWN
-    request = artist.model.generate(n=n, steps=options.steps, seed=options.seed, batch=options.batch)
-    from guided.evaluate.features import levels
-
-    return measures.folder(levels(request.tensor), pictures, judge)
+    drawn = artist.pictures(None, n=options.n or DRAWN)
+    return measures.folder(drawn, pictures, _judge(pictures, options, watch))
 
 
 def _judge(pictures: Real, options: Options, watch: Watch | None) -> Classifier | None:
@@ -186,19 +183,23 @@ def _judge(pictures: Real, options: Options, watch: Watch | None) -> Classifier 
 
 
 def _folder(subject: pathlib.Path, against: str, options: Options, watch: Watch | None) -> Report:
-    from guided import data
-
     source = data.open(subject)
-    first = next((data.decode(source.bytes(i)).array.shape for i in range(len(source.records))), None)
-    if first is None:
-        raise ValueError(f"{subject}: holds no pictures")
-    size = (options.size, options.size) if options.size else (first[0], first[1])
+    size = (options.size, options.size) if options.size else _own_size(source)
     pictures = real(against, size)
     drawn, rows = real(str(subject), size).read(range(len(source.records)))
     judge = _judge(pictures, options, watch)
     found = measures.folder(drawn, pictures, judge)
     settings = {"pictures": f"{len(rows)} of {subject}", "preprocessing of both": pictures.preprocessing}
     return Report(str(subject), against, {**settings, **found.settings}, tuple(found.figures))
+
+
+def _own_size(source: data.Source) -> tuple[int, int]:
+    """(H, W) of the first sound picture; raises ValueError where there is none."""
+    for i in range(len(source.records)):
+        with contextlib.suppress(data.BadPicture):
+            height, width = data.decode(source.bytes(i)).array.shape[:2]
+            return height, width
+    raise ValueError(f"{source.summary.get('path')}: holds no picture that can be read")
 
 
 def _model(subject: Model | str | os.PathLike[str]) -> Model | None:

@@ -1,0 +1,126 @@
+"""Distances against closed forms, brute force and counting by hand; their intervals over repeated draws."""
+
+from __future__ import annotations
+
+import pytest
+import scipy.linalg
+import torch
+from torch import Tensor
+
+from guided.evaluate.distances import coverage, density, frechet, kernel
+from guided.evaluate.figures import Figure
+
+
+def draw(n: int, dim: int, seed: int, shift: float = 0.0, scale: float = 1.0) -> Tensor:
+    return scale * torch.randn(n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + shift
+
+
+def exactly(mean: Tensor, cov: Tensor, n: int, seed: int) -> Tensor:
+    """n samples whose own mean and covariance are the ones given."""
+    x = draw(n, len(mean), seed)
+    x = x - x.mean(0)
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(torch.cov(x.T)), x.T, upper=False).T
+    return white @ torch.linalg.cholesky(cov).T + mean
+
+
+def test_fd_is_the_closed_form_of_two_gaussians() -> None:
+    root = draw(4, 4, 0)
+    a, b = root @ root.T + 0.3 * torch.eye(4), torch.diag(torch.tensor([0.5, 1.0, 2.0, 3.0], dtype=torch.float64))
+    mean_a, mean_b = draw(1, 4, 1)[0], draw(1, 4, 2)[0]
+    cross = torch.from_numpy(scipy.linalg.sqrtm((a @ b).numpy()).real)
+    expected = float((mean_a - mean_b).square().sum() + (a + b - 2 * cross).trace())
+    found = frechet(exactly(mean_a, a, 60, 3), exactly(mean_b, b, 80, 4), draws=20)
+    assert found.value == pytest.approx(expected, rel=1e-9) and found.n == 60
+    assert found.low < expected < found.high
+
+
+def test_fd_of_equal_sets_is_0_also_where_the_covariance_is_singular() -> None:
+    x = torch.cat([draw(100, 3, 0), torch.zeros(100, 2, dtype=torch.float64)], 1)
+    assert abs(frechet(x, x, draws=5).value) < 1e-6
+
+
+def test_kid_is_the_brute_force_formula() -> None:
+    x, y = draw(60, 3, 0), draw(70, 3, 1, shift=0.2)
+
+    def k(a: Tensor, b: Tensor) -> float:
+        return float((a @ b / 3 + 1) ** 3)
+
+    xx = sum(k(x[i], x[j]) for i in range(60) for j in range(60) if i != j) / (60 * 59)
+    yy = sum(k(y[i], y[j]) for i in range(70) for j in range(70) if i != j) / (70 * 69)
+    xy = sum(k(a, b) for a in x for b in y) / (60 * 70)
+    assert kernel(x, y, draws=5).value == pytest.approx(xx + yy - 2 * xy, rel=1e-10)
+
+
+def test_kid_is_unbiased() -> None:
+    values = torch.tensor([kernel(draw(60, 4, 2 * s), draw(60, 4, 2 * s + 1), draws=2).value for s in range(200)])
+    assert abs(float(values.mean())) < 3 * float(values.std()) / 200**0.5
+
+
+@pytest.mark.parametrize("distance", [frechet, kernel])
+def test_intervals_cover_the_mean_over_repeated_draws(distance: object) -> None:
+    """The interval is for the distance's mean at this n: over fresh draws it must hold it about 95 times of 100."""
+    reference = draw(500, 4, 0)
+    figures: list[Figure] = [
+        distance(draw(150, 4, s, shift=0.3), reference, draws=100)  # type: ignore[operator]
+        for s in range(1, 101)
+    ]
+    truth = sum(figure.value for figure in figures) / len(figures)
+    inside = sum(figure.low <= truth <= figure.high for figure in figures)
+    assert 87 <= inside <= 100, inside
+    widths = sum(figure.high - figure.low for figure in figures) / len(figures)
+    values = torch.tensor([figure.value for figure in figures])
+    assert widths == pytest.approx(2 * 1.96 * float(values.std()), rel=0.35)
+
+
+def test_coverage_by_counting() -> None:
+    reference = torch.arange(60, dtype=torch.float64)[:, None]
+    assert coverage(reference, reference, k=1).value == 1.0
+    half = torch.cat([torch.arange(30, dtype=torch.float64)] * 2)[:, None]
+    # A neighbour at 1: the first thirty are met, the thirty-first lies at distance 1 of the last, not nearer.
+    assert coverage(half, reference, k=1).value == pytest.approx(0.5)
+    assert density(half, reference, k=1).value == pytest.approx(1.0)
+    assert coverage(reference + 1e6, reference, k=5).value == 0.0 and density(reference + 1e6, reference).value == 0.0
+
+
+def test_coverage_of_one_law_is_what_naeem_et_al_derive() -> None:
+    """1 - (N - 1) ... (N - k) / ((2 N - 1) ... (2 N - k)) for N draws each (eq. 12)."""
+    n, k = 300, 5
+    expected = 1.0
+    for i in range(1, k + 1):
+        expected *= (n - i) / (2 * n - i)
+    found = [coverage(draw(n, 6, 2 * s), draw(n, 6, 2 * s + 1), k=k).value for s in range(10)]
+    assert sum(found) / 10 == pytest.approx(1 - expected, abs=0.01)
+    dense = [density(draw(n, 6, 2 * s), draw(n, 6, 2 * s + 1), k=k).value for s in range(10)]
+    assert sum(dense) / 10 == pytest.approx(1, abs=0.06)
+
+
+def test_a_collapsed_set_is_dense_and_covers_little() -> None:
+    reference = draw(400, 4, 0)
+    collapsed = draw(400, 4, 1, scale=0.1)
+    assert density(collapsed, reference).value > 1.2
+    assert coverage(collapsed, reference).value < 0.3
+
+
+def test_floors_are_the_same_distance_of_real_pictures() -> None:
+    x, y, z = draw(120, 4, 0, shift=1.0), draw(400, 4, 1), draw(90, 4, 2)
+    assert frechet(x, y, floor=z, draws=5).beside == {"floor (n = 90)": frechet(z, y, draws=5).value}
+    assert kernel(x, y, floor=z, draws=5).beside["floor (n = 90)"] == pytest.approx(kernel(z, y, draws=5).value)
+    assert coverage(x, y, floor=z).beside == {"real (n = 90)": coverage(z, y).value}
+    assert frechet(x, y, floor=z[:5], draws=5).beside == {}, "a floor of too few says nothing"
+
+
+@pytest.mark.parametrize(("distance", "least"), [(frechet, 128), (kernel, 50), (coverage, 50), (density, 50)])
+def test_too_few_pictures_are_refused(distance: object, least: int) -> None:
+    many, few = draw(200, 64, 0), draw(least - 1, 64, 1)
+    for pair in ((few, many), (many, few)):
+        with pytest.raises(ValueError, match=f"at least {least} pictures"):
+            distance(*pair)  # type: ignore[operator]
+    with pytest.raises(ValueError, match=r"expected features \(N, F\)"):
+        distance(many, many[:, :3])  # type: ignore[operator]
+    with pytest.raises(ValueError, match="at most 20000"):
+        distance(many, torch.zeros(20_001, 64))  # type: ignore[operator]
+
+
+def test_an_impossible_neighbour_is_refused() -> None:
+    with pytest.raises(ValueError, match="neighbours"):
+        coverage(draw(60, 2, 0), draw(60, 2, 1), k=60)
