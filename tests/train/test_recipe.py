@@ -54,8 +54,10 @@ def test_config_rows_of_the_bad_inputs(shared_data: Path, tmp_path: Path, monkey
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-4", 1e-4), ("1e5", 1e5), (".5", 0.5), ("-3", -3), ("1_000", 1000), ("true", True), ("null", None)]
-    + [("no", "no"), ("12:30", "12:30"), ("2024-01-01", "2024-01-01"), ('"7"', "7"), ("[1, [2]]", [1, [2]])],
+    [
+        *[("1e-4", 1e-4), ("1e5", 1e5), (".5", 0.5), ("-3", -3), ("1_000", 1000), ("true", True), ("null", None)],
+        *[("no", "no"), ("12:30", "12:30"), ("2024-01-01", "2024-01-01"), ('"7"', "7"), ("[1, [2]]", [1, [2]])],
+    ],
 )
 def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
     assert reading.parse(f"a: {text}") == {"a": value}

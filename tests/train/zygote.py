@@ -1,9 +1,9 @@
 """A process that has everything imported and forks a trainer on request, for tests that kill one.
 
 Autograd refuses to run in the fork of a process that has used it, so the test process cannot fork trainers itself.
-Requests are JSON lines on stdin: {"recipe", "log", "overrides", "env", "limit"} starts a trainer and answers its process
-id; {"wait": PID} answers its exit status. A trainer writes "s" to the descriptor in argv[1] when it begins to write a
-checkpoint, and "e" when it has written it; its notes, and the error that ended it, go to its log as JSON.
+Requests are JSON lines on stdin: {"recipe", "log", "overrides", "env", "limit"} starts a trainer and answers its
+process id; {"wait": PID} answers its exit status. A trainer writes "s" to the descriptor in argv[1] when it begins to
+write a checkpoint, and "e" when it has written it; its notes, and the error that ended it, go to its log as JSON.
 """
 
 from __future__ import annotations
