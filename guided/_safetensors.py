@@ -214,6 +214,7 @@ def save(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype | None = 
             if number is None:
                 raise
             raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from None
+        aside.chmod(0o644)  # the library makes it readable by its owner alone
 
 
 def plain(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:

@@ -54,6 +54,7 @@ def test_saving_is_the_inverse_of_loading_and_repeats_its_bytes(tmp_path: pathli
     _safetensors.save(GOOD, tmp_path / "c.safetensors", torch.float16)
     kinds = {name: e.dtype for name, e in _safetensors.header(tmp_path / "c.safetensors").tensors.items()}
     assert kinds == {"a": "F16", "b": "F16", "c": "I64"}
+    assert (tmp_path / "c.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 @pytest.mark.parametrize(

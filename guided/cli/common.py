@@ -41,9 +41,10 @@ def printable(text: str) -> str:
 
 
 def _steers(letter: str) -> bool:
-    # C0, DEL and C1; and the marks that turn the direction of writing around.
+    # C0, DEL and C1; the marks that turn the direction of writing around; halves of letters, which cannot be printed.
     code = ord(letter)
-    return code < 32 or 127 <= code < 160 or 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
+    marks = 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
+    return code < 32 or 127 <= code < 160 or marks or 0xD800 <= code <= 0xDFFF
 
 
 def quoted(word: str) -> str:

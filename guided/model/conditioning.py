@@ -50,8 +50,17 @@ class LazyEncoder:
         return self.opened.nothing(n)
 
 
+Cuts = list[str | None]
+"""For each image the part of its prompt that was too long to be read, or None."""
+
+
 def encode(encoder: TextEncoder, texts: Sequence[str | None]) -> Cond:
-    """The condition of prompts, (B, T, C) tokens with their mask and a vector if the encoder has one.
+    """The condition of prompts, see `read`."""
+    return read(encoder, texts)[0]
+
+
+def read(encoder: TextEncoder, texts: Sequence[str | None]) -> tuple[Cond, Cuts]:
+    """The condition of prompts, (B, T, C) tokens with their mask and a vector if the encoder has one; and the cuts.
 
     A blank prompt is an absent one, as a blank caption is in training. Each distinct prompt is encoded once; one that
     is too long is cut with a warning that quotes what was dropped.
@@ -61,15 +70,17 @@ def encode(encoder: TextEncoder, texts: Sequence[str | None]) -> Cond:
     if not distinct:
         absent = encoder.nothing(0)
         width, vector = absent.tokens.shape[-1], absent.vector
-        return Cond(
+        cond = Cond(
             tokens=torch.zeros(len(plain), 1, width),
             mask=torch.zeros(len(plain), 1, dtype=torch.bool),
             vector=None if vector is None else torch.full((len(plain), vector.shape[-1]), torch.nan),
         )
+        return cond, [None] * len(plain)
     encoded = encoder(distinct)
     known = Cond(tokens=encoded.tokens, mask=encoded.mask, vector=encoded.vector)
     cond = known.index([distinct.index(prompt) if prompt else 0 for prompt in plain])
-    return cond.drop(torch.tensor([not prompt for prompt in plain]))
+    cuts = [encoded.cut[distinct.index(prompt)] if prompt else None for prompt in plain]
+    return cond.drop(torch.tensor([not prompt for prompt in plain])), cuts
 
 
 def trimmed(cond: Cond) -> Cond:
@@ -81,15 +92,15 @@ def trimmed(cond: Cond) -> Cond:
     return dataclasses.replace(cond, tokens=cond.tokens[:, :longest], mask=cond.mask[:, :longest])
 
 
-def condition(model: Model, images: Sequence[Wanted]) -> Cond:
-    """The condition of the images of a call; what none of them has stays None."""
-    cond = Cond()
+def condition(model: Model, images: Sequence[Wanted]) -> tuple[Cond, Cuts]:
+    """The condition of the images of a call, and what was cut off their prompts; what none of them has stays None."""
+    cond, cuts = Cond(), cast(Cuts, [None] * len(images))
     if any(image.prompt is not None for image in images):
-        cond = encode(model.encoders["text"], [image.prompt for image in images])
+        cond, cuts = read(model.encoders["text"], [image.prompt for image in images])
     if any(image.label is not None for image in images):
         labels = [-1 if image.label is None else image.label for image in images]
         cond = dataclasses.replace(cond, label=torch.tensor(labels))
-    return cond
+    return cond, cuts
 
 
 def negative(model: Model, what: str | int) -> Cond:

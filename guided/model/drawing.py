@@ -36,7 +36,7 @@ class Progress:
 def run(model: Model, plan: Plan) -> Iterator[Progress]:
     """Draw a plan; yields after every move, and the result last."""
     total = len(plan.images)
-    cond = condition(model, plan.images)
+    cond, cuts = condition(model, plan.images)
     moves = len(plan.path) - 1
     starts = range(0, total, plan.batch)
     drawn: list[Tensor] = []
@@ -50,7 +50,8 @@ def run(model: Model, plan: Plan) -> Iterator[Progress]:
             yield Progress(count * moves + move, moves * len(starts), start)
         assert last is not None
         drawn.append(_finished(model, plan.images[rows], last))
-        records += [record(model, plan, image, len(drawn[-1])) for image in plan.images[rows]]
+        for image, cut in zip(plan.images[rows], cuts[rows], strict=True):
+            records.append(record(model, plan, image, len(drawn[-1])) | ({"not_read": cut} if cut else {}))
     result = Result(torch.cat(drawn), records)
     yield Progress(moves * len(starts), moves * len(starts), total, result)
 

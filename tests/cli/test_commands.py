@@ -113,7 +113,7 @@ def test_inspect_refuses_what_is_damaged_or_unknown(tmp_path: pathlib.Path, caps
 
 def test_a_record_cannot_steer_the_terminal(tmp_path: pathlib.Path, capsys: Capture) -> None:
     found = build.class_model().generate(labels="cat")
-    found.records[0]["prompt"] = "\x1b]0;title\x07\x1b[2J"
+    found.records[0]["prompt"] = "\x1b]0;title\x07\x1b[2J \ud800"
     found.save(tmp_path)
     assert main(["inspect", str(tmp_path / "000000.png")]) == 0
     assert "\x1b" not in capsys.readouterr().out

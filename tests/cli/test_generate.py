@@ -70,6 +70,17 @@ def test_more_pictures_than_are_drawn_between_two_writes(classes: str, tmp_path:
     assert all(np.array_equal(pixels(f), a) for f, a in zip(files, wanted.arrays, strict=True))
 
 
+def test_a_model_without_a_condition(tmp_path: pathlib.Path, capsys: Capture) -> None:
+    model = str(build.plain_model().save(tmp_path / "m"))
+    assert main(["generate", "--n", "17", "--steps", "1", "--model", model, "--out", str(tmp_path / "o")]) == 0
+    wanted = Model.open(model).generate(n=17, steps=1)
+    files = sorted((tmp_path / "o").glob("*.png"))
+    assert all(np.array_equal(pixels(f), a) for f, a in zip(files, wanted.arrays, strict=True))
+    line = shlex.split(inspected(files[16], capsys)["command"])
+    assert main([*line[1:], "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "000000.png").read_bytes() == files[16].read_bytes()
+
+
 PROMPTS = ["red circle", "-rf --n 3", 'it\'s a "cat"', "$(touch PWNED) `ls`", "two\nlines \x1b[2J", "ünïcödé 😀", " "]
 
 

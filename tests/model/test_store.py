@@ -49,7 +49,8 @@ def test_text_encoders_in_their_own_formats(kind: str, tmp_path: pathlib.Path) -
 def test_a_long_prompt_warns_with_what_was_dropped(tmp_path: pathlib.Path) -> None:
     model = build.real_text_model(tiny.bert_folder(tmp_path / "bert"))
     with pytest.warns(UserWarning, match="not read: .*zebra"):
-        model.generate("red " * 40 + "zebra")
+        result = model.generate(["red " * 40 + "zebra", "red"])
+    assert result.records[0]["not_read"].endswith("zebra") and "not_read" not in result.records[1]
 
 
 @pytest.mark.parametrize("frame", [EDM(0.7), X0(0.9), Eps(), V(), Flow()])
