@@ -92,7 +92,12 @@ def trimmed(cond: Cond) -> Cond:
     return dataclasses.replace(cond, tokens=cond.tokens[:, :longest], mask=cond.mask[:, :longest])
 
 
-def condition(model: Model, images: Sequence[Wanted]) -> tuple[Cond, Cuts]:
+def condition(model: Model, images: Sequence[Wanted]) -> Cond:
+    """The condition of the images of a call, see `understood`."""
+    return understood(model, images)[0]
+
+
+def understood(model: Model, images: Sequence[Wanted]) -> tuple[Cond, Cuts]:
     """The condition of the images of a call, and what was cut off their prompts; what none of them has stays None."""
     cond, cuts = Cond(), cast(Cuts, [None] * len(images))
     if any(image.prompt is not None for image in images):

@@ -13,7 +13,7 @@ import guided
 from guided import path as paths
 from guided import solvers
 from guided.cond import Cond
-from guided.model.conditioning import condition, trimmed
+from guided.model.conditioning import trimmed, understood
 from guided.model.request import Plan, Wanted, guide_rows
 from guided.model.result import Result
 from guided.noise import Noise
@@ -36,7 +36,7 @@ class Progress:
 def run(model: Model, plan: Plan) -> Iterator[Progress]:
     """Draw a plan; yields after every move, and the result last."""
     total = len(plan.images)
-    cond, cuts = condition(model, plan.images)
+    cond, cuts = understood(model, plan.images)
     moves = len(plan.path) - 1
     starts = range(0, total, plan.batch)
     drawn: list[Tensor] = []
