@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from guided import data
 from guided import path as paths
+from guided.cond import Cond
 from guided.data.shapes import ShapesSource
 from guided.evaluate import retrieval
 from guided.evaluate.accuracy import class_accuracy, prompt_accuracy
@@ -21,8 +22,7 @@ from guided.evaluate.figures import Figure, mean
 from guided.evaluate.likelihood import elbo
 from guided.evaluate.material import Artist, Real, Watch, by_name, thinned
 from guided.evaluate.network import Classifier
-from guided.model.conditioning import condition
-from guided.model.request import Wanted
+from guided.model import Model
 from guided.noise import Noise
 
 TEST = 0.125
@@ -216,8 +216,7 @@ def likelihood(artist: Artist, real: Real, n: int, steps: int) -> list[Figure]:
         for start in range(0, len(rows), artist.batch):
             some = slice(start, start + artist.batch)
             x0 = model.codec.encode(unit(read[some])).to(model.device)
-            asked = [_wanted(model, real, row) for row in rows[some]]
-            cond = condition(model, asked).to(model.device)
+            cond = _condition(model, real, rows[some])
             bits.append(elbo(model.denoiser, x0, path, Noise(rows[some], "elbo"), cond).bits_per_dim.cpu())
             if artist.watch is not None:
                 artist.watch(f"bound on {name} pictures", min(start + artist.batch, len(rows)), len(rows))
@@ -225,10 +224,14 @@ def likelihood(artist: Artist, real: Real, n: int, steps: int) -> list[Figure]:
     return [mean(f"ELBO, bits/dim: {name} pictures", bits, f"T = {steps}") for name, bits in found.items()]
 
 
-def _wanted(model: Any, real: Real, row: int) -> Wanted:
-    record = real.records[row]
-    return Wanted(
-        seed=row,
-        prompt=(record.caption or "") if "text" in model.encoders else None,
-        label=record.label if model.classes else None,
-    )
+def _condition(model: Model, real: Real, rows: Sequence[int]) -> Cond:
+    """Each record's own caption or label, as the model takes it."""
+    cond = Cond()
+    if "text" in model.encoders:
+        captions = [real.records[row].caption for row in rows]
+        found = model.encoders["text"]([caption or "" for caption in captions])
+        absent = torch.tensor([caption is None for caption in captions])
+        cond = Cond(tokens=found.tokens, mask=found.mask, vector=found.vector).drop(absent)
+    if model.classes:
+        cond = replace(cond, label=torch.tensor(real.labels(rows)))
+    return cond.to(model.device)

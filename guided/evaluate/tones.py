@@ -17,14 +17,14 @@ NONE = len(TONES)
 
 
 class ToneJudge:
-    """Ridge regression from a picture's colour histogram (square roots of 8 x 8 x 8 soft bins) to its skin tone.
+    """Ridge regression from a picture's colour histogram (square roots of 10 x 10 x 10 soft bins) to its skin tone.
 
     Fitted in closed form on real pictures and on softened, faded, noisy and tinted copies of them, so that a
     slightly blurred drawing counts for what it shows. The nearest training picture would not do as a judge: of a
     pair that was kept out, its own picture is the one that is missing there, and the nearest has a neighbouring tone.
     """
 
-    def __init__(self, pictures: Tensor, tones: Sequence[str | None], bins: int = 8, ridge: float = 3.0) -> None:
+    def __init__(self, pictures: Tensor, tones: Sequence[str | None], bins: int = 10, ridge: float = 1.0) -> None:
         """pictures: uint8 (N, 3, H, W); tones: one of `TONES`, or None; raises ValueError where a tone is missing."""
         lacking = sorted(set(TONES) - set(tones))
         if lacking:

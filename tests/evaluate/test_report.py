@@ -134,6 +134,38 @@ def test_folders_of_pictures(tmp_path: pathlib.Path) -> None:
         evaluate(few, plain)
 
 
+def test_a_model_of_nothing_is_judged_as_a_folder_and_found_by_its_path(tmp_path: pathlib.Path) -> None:
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "0 broken.png").write_bytes(b"no picture")
+    for i, picture in enumerate(trivial(430, 0)[0]):
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(plain / f"{i}.png")
+    folder = build.plain_model().save(tmp_path / "model")
+    report = evaluate(folder, plain, Options(n=400, steps=1, batch=400, likelihood=2, moves=3))
+    assert [figure.name for figure in report.figures[:2]] == ["FD", "KID"] and report.figures[0].n == 400
+    assert report.figures[-1].name.startswith("ELBO") and report.settings["model"].startswith("tiny, ")
+    with pytest.raises(ValueError, match="at least 384 pictures"):
+        evaluate(folder, plain, Options(n=100, steps=1))
+    assert evaluate(plain, plain, Options(size=8)).settings["preprocessing of both"].startswith("8 x 8 px")
+
+
+def test_a_class_model_and_its_bound(tmp_path: pathlib.Path) -> None:
+    data = write_classes(tmp_path / "data", 48)
+    config = ClassifierConfig(4, widths=(4,), features=4, size=(16, 16))
+    names = sorted(build.CLASSES)
+    labels = [i % 4 for i in range(32)]
+    train_classifier(trivial(32, 0)[0], labels, names, Schedule(epochs=1, batch=32), config=config).save(tmp_path / "j")
+    card = {"classes": names, "recipe": {"data": {"condition": "class", "hold_out": None}}}
+    with pytest.raises(ValueError, match="at least 50 pictures"):
+        evaluate(build.model("tiny-class", card=card), data, Options(n=60, classifier=tmp_path / "j", steps=1))
+    data = write_classes(tmp_path / "more", 60)
+    options = Options(n=50, classifier=tmp_path / "j", steps=1, batch=50, likelihood=2, moves=2)
+    report = evaluate(build.model("tiny-class", card=card), data, options)
+    assert report.settings["reference"] == "60 training pictures; floor: 0 kept out"
+    assert set(report.figures[0].beside) == {"chance"}
+    assert [figure.name for figure in report.figures][-1] == "ELBO, bits/dim: training pictures"
+
+
 def test_what_does_not_go_together_is_refused(tmp_path: pathlib.Path) -> None:
     plain = tmp_path / "plain"
     plain.mkdir()
