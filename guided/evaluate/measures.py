@@ -208,10 +208,9 @@ def likelihood(artist: Artist, real: Real, n: int, steps: int) -> list[Figure]:
     path = paths.log_snr(steps, model.denoiser.lo, model.denoiser.hi)
     found: dict[str, Tensor] = {}
     for name, part in parts.items():
-        rows = thinned(part, n)
+        read, rows = real.read(thinned(part, n)) if part else (torch.empty(0), [])
         if len(rows) < 2:
             continue
-        read, rows = real.read(rows)
         bits = []
         for start in range(0, len(rows), artist.batch):
             some = slice(start, start + artist.batch)

@@ -141,7 +141,7 @@ def test_a_model_of_nothing_is_judged_as_a_folder_and_found_by_its_path(tmp_path
     for i, picture in enumerate(trivial(430, 0)[0]):
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(plain / f"{i}.png")
     folder = build.plain_model().save(tmp_path / "model")
-    report = evaluate(folder, plain, Options(n=400, steps=1, batch=400, likelihood=2, moves=3))
+    report = evaluate(folder, plain, Options(n=400, steps=1, batch=400, likelihood=3, moves=3))
     assert [figure.name for figure in report.figures[:2]] == ["FD", "KID"] and report.figures[0].n == 400
     assert report.figures[-1].name.startswith("ELBO") and report.settings["model"].startswith("tiny, ")
     with pytest.raises(ValueError, match="at least 384 pictures"):
