@@ -62,8 +62,10 @@ def start(device: str = "auto") -> Team:
     missing = unstarted(os.environ, _parents_words())
     if missing:
         raise ValueError(missing)
-    from accelerate import PartialState
-
+    try:
+        from accelerate import PartialState
+    except ImportError:
+        raise ModuleNotFoundError("training needs accelerate: pip install 'guided[train]'") from None
     state = PartialState(cpu=True) if device == "cpu" else PartialState()
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes < asked:

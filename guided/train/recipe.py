@@ -156,7 +156,8 @@ class TrainSection(Section):
     ema: Annotated[tuple[Annotated[float, number(0.001, 0.28)], ...], sequence(1)] = (0.05, 0.10)
     early: Share = 0.1
     drop: Share = 0.1
-    checkpointing: Truth = False
+    checkpointing: Truth = False  # a third more time for most of the memory
+    compile: Truth = False
     save_every: Count = 20_000
     keep: Annotated[int, whole(2)] = 2
     preview_every: Amount = 20_000

@@ -113,6 +113,8 @@ def prepare(recipe: Recipe, device: torch.device, facts: Mapping[str, Any] | Non
     drop = recipe.train.drop if recipe.data.condition != "none" else 0.0
     samples = Samples(pictures, order, split.train, conditions, law, recipe.seed, drop, recipe.data.flip)
     denoiser = make_denoiser(recipe, config).to(device=device, dtype=DTYPES[recipe.train.precision])
+    if device.type == "cuda":
+        denoiser = denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Job(recipe, source, pictures, split, conditions, samples, law, denoiser, config, fingerprint(records))
 
 

@@ -34,6 +34,8 @@ class State:
             self.head = Uncertainty(recipe.seed).to(device=weights.device, dtype=weights.dtype)
             self.modules["uncertainty"] = self.head
         self.emas = [PowerEMA(self.network, width) for width in recipe.train.ema]
+        if recipe.train.compile:
+            self.network.compile()
         self.optimizer = optimizer.adamw(self.modules, recipe.train)
         self.weights = [p for module in self.modules.values() for p in module.parameters() if p.requires_grad]
         fp16 = recipe.train.precision == "fp16"

@@ -199,3 +199,32 @@ def test_bad_input_is_refused_before_any_work(data: Path, tmp_path: Path, overri
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run(tiny(data, tmp_path / "run"), *overrides)
     assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("run.json"))
+
+
+def test_parts_of_a_batch_change_nothing_but_rounding(data: Path, tmp_path: Path) -> None:
+    changes = {"train__precision": "float64", "train__images": 40, "model__dropout": 0.0, "train__batch_size": 8}
+    losses = [
+        [step.loss for step in run(tiny(data, tmp_path / str(parts), train__accumulate=parts, **changes))]
+        for parts in (1, 2, 8)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-9) and losses[2] == pytest.approx(losses[0], rel=1e-9)
+
+
+def test_fp16_skips_what_overflows_and_gives_up_at_last(data: Path, tmp_path: Path) -> None:
+    steps = run(tiny(data, tmp_path / "sound", train__precision="fp16", train__images=12))
+    assert all(math.isfinite(step.loss) for step in steps)
+    recipe = tiny(data, tmp_path / "run", train__precision="fp16", train__lr=1e30, train__warmup=0, train__clip=None)
+    notes = []
+    with pytest.raises(FloatingPointError, match="fp16"):
+        for step in fit(recipe, device="cpu"):
+            notes += [step.note] if step.note else []
+    assert len(notes) == 10 and all("fp16 overflow" in note for note in notes)
+
+
+@pytest.mark.slow
+def test_compiled_network_trains_to_the_same_losses(data: Path, tmp_path: Path) -> None:
+    plain, compiled = (
+        [step.loss for step in run(tiny(data, tmp_path / str(on), train__compile=on, model__dropout=0.0))]
+        for on in (False, True)
+    )
+    assert compiled == pytest.approx(plain, rel=1e-2)
