@@ -76,6 +76,7 @@ class UNetConfig:
     # Space port
     image_channels: int = 0
     presence: bool = False  # one channel more that says where the image is given
+    coordinates: bool = False  # two channels more, x and y from -1 to 1: where a thing stands is then easily learnt
 
     def __post_init__(self) -> None:
         for name in ("widths", "blocks", "depth", "text_only"):

@@ -132,23 +132,31 @@ class SequencePort(nn.Module):
 
 
 class SpacePort(nn.Module):
-    """Joins an image condition, and optionally where it is given, to the channels of x."""
+    """Joins to the channels of x an image condition, where it is given, and each pixel's place, as the config asks."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
-        self.channels, self.presence = config.image_channels, config.presence
+        self.channels, self.presence, self.coordinates = config.image_channels, config.presence, config.coordinates
 
     def forward(self, x: Tensor, cond: Cond) -> Tensor:
-        if not self.channels:
-            return x
+        parts = [x, *self._image(x, cond.image)] if self.channels else [x]
+        if self.coordinates:
+            parts.append(places(x).expand(x.shape[0], -1, -1, -1))
+        return torch.cat(parts, 1) if len(parts) > 1 else x
+
+    def _image(self, x: Tensor, image: Tensor | None) -> list[Tensor]:
         shape = (x.shape[0], self.channels, *x.shape[2:])
-        image = cond.image
         if image is None:
-            parts = [x, x.new_zeros(shape)]
+            given, there = x.new_zeros(shape), x.new_zeros(x.shape[0], 1, *x.shape[2:])
         else:
             need_shape("image", image, shape)
-            parts = [x, torch.where(image.isnan(), 0.0, image.to(x.dtype))]
-        if self.presence:
-            one = x.new_zeros(x.shape[0], 1, *x.shape[2:])
-            parts.append(one if image is None else (~image.isnan().any(1, keepdim=True)).to(x.dtype))
-        return torch.cat(parts, 1)
+            given = torch.where(image.isnan(), 0.0, image.to(x.dtype))
+            there = (~image.isnan().any(1, keepdim=True)).to(x.dtype)
+        return [given, there] if self.presence else [given]
+
+
+def places(x: Tensor) -> Tensor:
+    """The place of every pixel centre, (1, 2, H, W): x rightwards and y downwards, the picture's edges at -1 and 1."""
+    ramps = [(2 * torch.arange(n, device=x.device, dtype=x.dtype) + 1) / n - 1 for n in x.shape[2:]]
+    rows, columns = torch.meshgrid(*ramps, indexing="ij")
+    return torch.stack([columns, rows])[None]

@@ -20,7 +20,7 @@ BASE32 = UNetConfig(
     groups=16,
     embed_width=192,
 )
-SHAPES = replace(BASE32, widths=(32, 64, 192), groups=8, embed_width=128)
+SHAPES = replace(BASE32, widths=(32, 64, 192), groups=8, embed_width=128, coordinates=True)
 
 # From 64 px the networks are ADM's, sized for one GPU.
 BASE64 = UNetConfig(widths=(64, 128, 256, 384), blocks=(2, 2, 2, 2), resample="resblock", depth=(0, 1, 1, 1), groups=16)

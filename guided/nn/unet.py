@@ -47,7 +47,7 @@ class UNet(nn.Module):
         self.sequence = SequencePort(config) if config.token_width else None
         self.space = SpacePort(config)
         width = config.widths[0]
-        channels = config.in_channels + config.image_channels + config.presence
+        channels = config.in_channels + config.image_channels + config.presence + 2 * config.coordinates
         self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
         self.down, skips = way_down(config)
         self.middle = middle(config)

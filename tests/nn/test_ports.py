@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from guided.cond import Cond
-from guided.nn import UNet
+from guided.nn import UNet, preset
+from guided.nn.ports import SpacePort, places
 from tests.nn.tools import FULL, TEXT, awake, inputs
 
 FORMS = {
@@ -136,3 +137,11 @@ def test_normed_tokens_reach_attention_in_unit_size() -> None:
     for size in (0.01, 100.0):
         context, _ = port(x, Cond(tokens=cond.tokens * size, mask=torch.ones(3, 5) > 0))
         assert (context.tokens[:, 1:].std(-1) - 1).abs().max() < 0.2
+
+
+def test_coordinates_are_the_pixel_centres_and_reach_the_network() -> None:
+    found = places(torch.zeros(5, 3, 2, 4))
+    assert found[0, 0].tolist() == [[-0.75, -0.25, 0.25, 0.75]] * 2
+    assert found[0, 1].tolist() == [[-0.5] * 4, [0.5] * 4]
+    seen = SpacePort(preset("tiny", coordinates=True))(torch.zeros(5, 3, 2, 4), Cond())
+    assert torch.equal(seen[3, 3:], found[0]) and not seen[:, :3].any()
