@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -150,8 +151,13 @@ def _due(every: int, before: int, now: int) -> bool:
 
 
 def finished(folder: Path, images: int) -> int | None:
-    """The counter of a run that is done: its newest checkpoint has the images asked for, and its model stands."""
+    """The counter of a run that is done: its newest checkpoint has the images asked for, and its model has them too."""
     there = checkpoint.listed(folder / "checkpoints")
     count = checkpoint.number(there[-1]) if there else None
-    done = count is not None and count >= images and (folder / "model" / "card.json").is_file()
-    return count if done else None
+    if count is None or count < images:
+        return None
+    try:
+        made = json.loads((folder / "model" / "card.json").read_text())["provenance"]["images"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return count if made == count else None

@@ -7,6 +7,8 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 import guided
 from guided.train import Step, fit
 from guided.train.ema import beta, exponent
+from tests.conftest import ROOT
 from tests.train.conftest import Trainers
 from tests.train.tools import digest, tiny
 
@@ -228,3 +231,36 @@ def test_compiled_network_trains_to_the_same_losses(data: Path, tmp_path: Path) 
         for on in (False, True)
     )
     assert compiled == pytest.approx(plain, rel=1e-2)
+
+
+@pytest.mark.parametrize("condition", ["class", "none"])
+def test_each_source_trains(data: Path, tmp_path: Path, condition: str) -> None:
+    changes = {"data__condition": condition, "train__images": 8, "train__preview_every": 8}
+    recipe = tiny(data, tmp_path / "run", **changes)
+    if condition == "none":
+        recipe["data"] |= {"path": "shapes", "shapes": {"n": 30}, "hold_out": {"share": 0.1}}
+        recipe["model"] |= {"preset": "tiny"}
+    (*_, last) = run(recipe)
+    assert last.model is not None and last.held and (tmp_path / "run" / "previews" / "000000008.png").is_file()
+    labels = ["round"] if condition == "class" else None
+    assert bool(last.model.generate(labels=labels, steps=2, seed=0).tensor.isfinite().all())
+
+
+def test_a_model_older_than_the_last_checkpoint_is_made_again(
+    whole: tuple[Path, list[Step]], data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole[0], tmp_path / "run")
+    recipe = tiny(data, tmp_path / "run", train__save_every=4, train__keep=99, train__held_every=24)
+    run(recipe, "train.images=52")
+    made = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "run" / "model")
+    shutil.copytree(whole[0] / "model", tmp_path / "run" / "model")
+    (step,) = run(recipe, "train.images=52")
+    assert step.model is not None and step.images == 52
+    assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == made
+
+
+def test_training_imports_none_of_the_heavy_libraries() -> None:
+    code = "import sys, guided.train.run, guided.train.export; print(*sys.modules)"
+    heard = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert not {"diffusers", "datasets", "open_clip", "transformers"} & set(heard.split())
