@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -160,7 +161,7 @@ def ancestral(path: Tensor, eta: float = 1.0) -> Tensor:
     if eta == 0:
         return path
     out = [float(path[0])]
-    for here, there in zip(path.tolist(), path.tolist()[1:], strict=False):
+    for here, there in pairwise(path.tolist()):
         if 0 < there < here:
             out.append(there * math.sqrt(max(0.0, 1 - eta**2 * (1 - (there / here) ** 2))))
         out.append(there)
@@ -178,7 +179,7 @@ def churn(path: Tensor, gamma: float, lo: float = 0.0, hi: float = math.inf) -> 
     if gamma == 0:
         return path
     out = [float(path[0])]
-    for here, there in zip(path.tolist(), path.tolist()[1:], strict=False):
+    for here, there in pairwise(path.tolist()):
         if there < here and lo <= here <= hi:
             out.append(here * (1 + gamma))
         out.append(there)
@@ -193,8 +194,4 @@ def merge(path: Tensor) -> Tensor:
 
 def nfe(path: Tensor, solver: _Solver) -> int:
     """How many evaluations `sample` makes on this path: solver.evaluations a down-move, one for a move to 0."""
-    return sum(
-        1 if there == 0 else solver.evaluations
-        for here, there in zip(path.tolist(), path.tolist()[1:], strict=False)
-        if there < here
-    )
+    return sum(1 if there == 0 else solver.evaluations for here, there in pairwise(path.tolist()) if there < here)

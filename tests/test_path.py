@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_from_alphas_gives_the_models_own_levels() -> None:
 def test_ancestral_keeps_the_variance_of_every_level(eta: float) -> None:
     grid = path.karras(10, 0.1, 20)
     noisy = path.ancestral(grid, eta)
-    for here, there in zip(grid[:-2], grid[1:-1], strict=True):
+    for here, there in pairwise(grid[:-1]):
         i = int((noisy == there).nonzero()[0])
         up = there**2 - noisy[i - 1] ** 2
         # DDIM's stochastic variance (Song et al. 2021, eq. 16) in this frame
@@ -74,7 +75,7 @@ def test_resample_and_restart_read_as_published() -> None:
 def test_adjacent_rises_are_one_draw() -> None:
     joined = path.churn(path.restart(torch.tensor([4.0, 3.0, 2.0, 1.0, 0.0]), 2.0, 4.0), 0.1)
     rises = (joined.diff() > 0).tolist()
-    assert not any(a and b for a, b in zip(rises, rises[1:], strict=False))
+    assert not any(a and b for a, b in pairwise(rises))
 
 
 @pytest.mark.parametrize("transform", [lambda p: path.restart(p, 1, 3), lambda p: path.resample(p, 2, 2), path.lcm])
