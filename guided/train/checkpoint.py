@@ -27,6 +27,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     held = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
         safetensors.torch.save_file(held, path)
+        path.chmod(0o644)  # safetensors leaves it to its owner alone
     except safetensors.SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:

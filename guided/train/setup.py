@@ -14,7 +14,7 @@ import torch
 
 from guided import data, text
 from guided.cond import Cond
-from guided.data import Pictures, Record, Source, Split
+from guided.data import BadPicture, Pictures, Record, Source, Split
 from guided.data.order import Order
 from guided.denoiser import EDM, X0, Denoiser, Eps, Flow, Parametrization, V
 from guided.nn import UNet, UNetConfig, preset
@@ -24,6 +24,7 @@ from guided.train.levels import LogNormal
 from guided.train.recipe import Recipe
 
 DTYPES = {"float32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "float64": torch.float64}
+MEAN_OF = 2048
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -71,6 +72,19 @@ class Job:
     def text_spec(self) -> Any:
         """What reopens the text encoder; None without one."""
         return None if self.conditions.tokens is None else self.conditions.tokens.spec
+
+    def mean(self) -> list[float]:
+        """The mean of the training pictures, one number a channel in [-1, 1], from at most 2,048 of them."""
+        rows = self.split.train
+        chosen = rows if len(rows) <= MEAN_OF else [rows[at * len(rows) // MEAN_OF] for at in range(MEAN_OF)]
+        total, count = torch.zeros(self.recipe.data.channels, dtype=torch.float64), 0
+        for row in chosen:
+            try:
+                total += self.pictures[row].double().mean((1, 2))
+                count += 1
+            except BadPicture:
+                continue
+        return [round(value, 6) for value in (total / max(count, 1) / 127.5 - 1).tolist()]
 
     @property
     def held(self) -> tuple[int, ...]:

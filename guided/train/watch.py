@@ -77,7 +77,7 @@ def preview(job: Job, denoiser: Denoiser, file: Path) -> None:
     levels = path.default(section.steps, denoiser.lo, denoiser.hi, section.w)
     guided = denoiser if cond.size is None else cfg(section.w)(denoiser)
     dtype = torch.promote_types(weights.dtype, torch.float32)
-    x = (levels[0] * noise(0, shape)).to(weights.device, dtype)
+    x = (levels[0] * noise(0, shape) + torch.tensor(job.mean()).reshape(-1, 1, 1)).to(weights.device, dtype)
     drawn = sampling.sample(guided, x, levels, cond.to(weights.device, dtype))
     grid(drawn.float().cpu(), file)
 

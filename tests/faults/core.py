@@ -1,34 +1,11 @@
-"""Planted faults: one at a time, each must turn a named test red.
-
-Run all:  python -m tests.faults      (some minutes; also `pytest -m slow tests/test_faults.py`)
-Run some: python -m tests.faults noise ema
-Each fault is applied to a copy of the package, and only its own test is run against that copy.
-"""
+"""Faults in the core: denoisers, paths, noise, solvers, sampling, cfg."""
 
 from __future__ import annotations
 
-import pathlib
-import shutil
-import subprocess
-import sys
-import tempfile
-from typing import NamedTuple
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-class Fault(NamedTuple):
-    """In `file`, `old` (which must occur) becomes `new`; then `test` must fail."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    test: str
-
+from tests.faults.fault import Fault
 
 CFG = "tests/guide/test_cfg.py"
-FAULTS = [
+CORE = [
     Fault(
         "noise of an up-move has the wrong sign of variance",
         "guided/sampling.py",
@@ -205,36 +182,3 @@ FAULTS = [
         "tests/test_path.py::test_a_strength_always_means_n_steps_and_starts_where_it_says",
     ),
 ]
-
-
-def caught(fault: Fault) -> bool:
-    """Whether the fault's test fails once the fault is planted (and the fault could be planted at all)."""
-    with tempfile.TemporaryDirectory() as folder:
-        copy = pathlib.Path(folder)
-        for name in ("guided", "tests", "recipes", "examples"):
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "assets"))
-        (copy / "guided" / "assets").symlink_to(ROOT / "guided" / "assets")
-        shutil.copy(ROOT / "pyproject.toml", copy)
-        file = copy / fault.file
-        text = file.read_text()
-        if fault.old not in text:
-            raise LookupError(f"{fault.name}: {fault.file} no longer holds {fault.old!r}")
-        file.write_text(text.replace(fault.old, fault.new))
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "", fault.test]
-        return subprocess.run(command, cwd=copy, capture_output=True).returncode == 1
-
-
-def main(words: list[str]) -> int:
-    """Plant each fault whose name holds one of the words (all without any); the number that went unnoticed."""
-    missed = 0
-    for fault in FAULTS:
-        if words and not any(word in fault.name for word in words):
-            continue
-        found = caught(fault)
-        missed += not found
-        print(f"{'caught' if found else 'MISSED'}  {fault.name}  ({fault.test})", flush=True)
-    return missed
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,17 @@
+"""Planted faults: one at a time, each must turn a named test red.
+
+Run all:  python -m tests.faults      (some minutes; also `pytest -m slow tests/test_faults.py`)
+Run some: python -m tests.faults noise EMA
+Each fault is applied to a copy of the package, and only its own test is run against that copy.
+"""
+
+from __future__ import annotations
+
+from tests.faults.core import CORE
+from tests.faults.fault import ROOT, Fault, caught
+from tests.faults.rooms import ROOMS
+from tests.faults.train import TRAIN
+
+FAULTS = [*CORE, *TRAIN, *ROOMS]
+
+__all__ = ["FAULTS", "ROOT", "Fault", "caught"]
