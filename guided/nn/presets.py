@@ -20,7 +20,7 @@ BASE32 = UNetConfig(
     groups=16,
     embed_width=192,
 )
-SHAPES = replace(BASE32, widths=(32, 64, 192), groups=8, embed_width=128, coordinates=True)
+SHAPES = replace(BASE32, widths=(32, 64, 192), groups=8, embed_width=128)
 
 # From 64 px the networks are ADM's, sized for one GPU.
 BASE64 = UNetConfig(widths=(64, 128, 256, 384), blocks=(2, 2, 2, 2), resample="resblock", depth=(0, 1, 1, 1), groups=16)
@@ -40,7 +40,8 @@ TINY = UNetConfig(
 
 
 def _text(config: UNetConfig, width: int = TOKENS) -> UNetConfig:
-    return replace(config, attention="cross", token_width=width, token_norm=True)
+    # A caption is the same at every pixel: what it asks for in one place needs to know the place.
+    return replace(config, attention="cross", token_width=width, token_norm=True, coordinates=True)
 
 
 PRESETS = {
