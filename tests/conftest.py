@@ -26,6 +26,12 @@ def device(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing of a test is kept in the user's cache, nor found there."""
+    os.environ["GUIDED_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:
     """The folder of real pictures: `$GUIDED_TEST_DATA`, else `../shared/data` beside the project."""

@@ -59,7 +59,10 @@ class TokenCache:
             self.folder = Path(folder) / encoder.key
             _describe(encoder, self.folder / "encoder.json")
         facts = json.loads((self.folder / "encoder.json").read_text())
-        self.spec: dict[str, Any] = facts["spec"]
+        # The key says that the states are the same; where the encoder lies is for the caller to say, not for the
+        # run that filled the cache.
+        given = encoder if isinstance(encoder, Mapping) else getattr(encoder, "spec", {})
+        self.spec: dict[str, Any] = {**facts["spec"], **given}
         self.key = self.folder.name
         self.width: int = facts["width"]
         self.vector_width: int = facts["vector_width"]

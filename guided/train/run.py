@@ -107,8 +107,8 @@ def _train(
     parts = Parts(state.counter, train.images, train.batch_size, train.accumulate, team.rank, team.count)
     stream = iter(loader(job.samples, parts, recipe.data.workers, team.device.type == "cuda", begin))
     speed = Speed()
-    if keeper is not None and state.counter >= train.images:  # killed between the last checkpoint and the model
-        yield _finished(Path(recipe.out), state.counter, keeper.finish())
+    if state.counter >= train.images:  # killed between the last checkpoint and the model
+        yield _finished(Path(recipe.out), state.counter, None if keeper is None else keeper.finish())
     while state.counter < train.images:
         before, lr = state.counter, learning_rate(train, state.counter)
         made = update(state, islice(stream, train.accumulate), weigh, lr, team, stop.asked is not None)
@@ -138,7 +138,7 @@ class Speed:
         return images * (len(self._ends) - 1) / max(self._ends[-1] - self._ends[0], 1e-9)
 
 
-def _finished(folder: Path, images: int, model: Model) -> Step:
+def _finished(folder: Path, images: int, model: Model | None) -> Step:
     note = f"{folder}: finished at {images} images; ask for more with train.images=, or for another run with out="
     nothing = float("nan")
     return Step(images, images, nothing, nothing, nothing, nothing, note=note, model=model)

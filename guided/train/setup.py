@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -173,15 +174,20 @@ def token_folder() -> Path:
 def _tokens(recipe: Recipe, source: Source, device: torch.device, known: Mapping[str, Any] | None) -> text.TokenCache:
     wanted = ["", *recipe.sample.prompts, *(r.caption for r in source.records if r.caption is not None)]
     if known is not None:
-        try:
+        # Where the cache lacks nothing, no encoder is opened; else both of these say that it is needed.
+        with contextlib.suppress(FileNotFoundError, ValueError):
             cache = text.TokenCache(dict(known), token_folder())
             cache.fill(wanted)
             return cache
-        except LookupError:
-            pass  # some are missing: the encoder itself is needed
-        except FileNotFoundError:
-            pass
-    encoder = text.open(known or recipe.text.encoder, length=recipe.text.length, device=device)
+    try:
+        encoder = text.open(known or recipe.text.encoder, length=recipe.text.length, device=device)
+    except (FileNotFoundError, ImportError) as absent:
+        try:
+            cache = text.TokenCache(known or recipe.text.encoder, token_folder())
+        except (FileNotFoundError, ValueError):
+            raise absent from None
+        cache.fill(wanted)  # a cache carried from where the encoder is installed
+        return cache
     cache = text.TokenCache(encoder, token_folder())  # type: ignore[arg-type]
     cache.fill(wanted)
     cache.encoder = None  # workers read; they never encode

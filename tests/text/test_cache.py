@@ -17,6 +17,7 @@ import torch
 from guided.text import PromptCut, TokenCache, open
 from guided.text.encoder import Encoded, FrozenEncoder
 from tests.text.test_encoder import LONG, PROMPTS, same
+from tests.text.tiny import bert_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -214,3 +215,12 @@ def test_two_processes_fill_one_cache(tmp_path) -> None:
     names: dict[str, FrozenEncoder] = {}
     exec(LETTERS, names)
     assert len(cache) == 60 and same(cache.rows(texts), names["encoder"](texts))
+
+
+def test_where_the_encoder_lies_is_the_callers_word(tmp_path: Path) -> None:
+    """Equal weights in another folder are served from the same cache, under their own name."""
+    first, second = bert_folder(tmp_path / "a"), bert_folder(tmp_path / "b")
+    TokenCache(open(str(first)), tmp_path / "cache").fill(["red"])
+    moved = TokenCache(open(str(second)), tmp_path / "cache")
+    assert "red" in moved and moved.spec["from"] == str(second)
+    assert TokenCache({**moved.spec, "from": "elsewhere"}, tmp_path / "cache").spec["from"] == "elsewhere"
