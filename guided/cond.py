@@ -65,19 +65,23 @@ class Cond:
         return dataclasses.replace(self, image=self.image[..., window[0], window[1]])
 
     def only(self, fields: Collection[str]) -> Cond:
-        """Keep these fields alone (what a network accepts); `tokens` brings its mask."""
-        keep = set(fields) | ({"mask"} if "tokens" in fields else set())
+        """Keep these fields alone (what a network accepts); `tokens` and its mask are one."""
+        keep = _paired(fields)
         return Cond(**{name: value for name, value in self._given() if name in keep})
 
     def drop(self, where: Tensor, fields: Collection[str] = SEMANTIC) -> Cond:
-        """Declare these fields absent for the images where `where` (B,) is True; ValueError for an unknown field."""
+        """Declare these fields absent for the images where `where` (B,) is True; `tokens` and its mask are one.
+
+        Raises ValueError for an unknown field.
+        """
         unknown = set(fields) - set(FIELDS)
         if unknown:
             raise ValueError(f"Cond.drop: unknown fields {sorted(unknown)}; known: {', '.join(FIELDS)}")
+        fields = _paired(fields)
         new: dict[str, Tensor] = {}
         for name, value in self._given():
             gone = where.to(value.device).view(-1, *[1] * (value.ndim - 1))
-            if name == "mask" and "tokens" in fields:
+            if name == "mask" and name in fields:
                 new[name] = value & ~gone
             elif name == "label" and name in fields:
                 new[name] = value.masked_fill(gone, -1)
@@ -111,6 +115,10 @@ class Cond:
                 raise ValueError(f"Cond.cat: a condition of {cond.size} images was announced as {size}")
         joined = {name: _join(name, conds, sizes) for name in FIELDS}
         return Cond(**{name: value for name, value in joined.items() if value is not None})
+
+
+def _paired(fields: Collection[str]) -> set[str]:
+    return set(fields) | ({"tokens", "mask"} if {"tokens", "mask"} & set(fields) else set())
 
 
 def _join(name: str, conds: Sequence[Cond], sizes: Sequence[int]) -> Tensor | None:

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from guided.cond import Cond
+from guided.cond import FIELDS, Cond
 
 
 class Denoise(Protocol):
@@ -26,7 +26,10 @@ class Denoise(Protocol):
 
 @runtime_checkable
 class Network(Protocol):
-    """(x: (B, C, H, W), c_noise: (B,), cond) -> (B, C_out, H, W); `accepts` names the fields of `Cond` it can see."""
+    """(x: (B, C, H, W), c_noise: (B,), cond) -> (B, C_out, H, W); `accepts` names the fields of `Cond` it can see.
+
+    One that declares nothing is shown all of them. c_noise is float32 or float64, whatever the network computes in.
+    """
 
     accepts: frozenset[str]
 
@@ -131,7 +134,7 @@ class Denoiser(nn.Module):
     @property
     def accepts(self) -> frozenset[str]:
         """The fields of `Cond` that the network can see."""
-        return frozenset(self.network.accepts)  # type: ignore[arg-type]
+        return _accepted(self.network)
 
     def forward(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         sigma = sigma.to(device=x.device, dtype=torch.float64).expand(len(x))
@@ -140,9 +143,19 @@ class Denoiser(nn.Module):
         weights = next(self.network.parameters(), x)
         with _autocast(x.device, self.autocast):
             seen = (scale * x).to(weights.dtype)
-            found = self.network(seen, noise.to(weights.dtype), cond.only(self.accepts))
+            found = self.network(seen, noise.to(_exact(weights)), cond.only(self.accepts))
         D: Tensor = skip * x + out * found.to(x.dtype)
         return D
+
+
+def _accepted(network: nn.Module) -> frozenset[str]:
+    # A network that declares nothing must not lose its condition in silence.
+    return frozenset(getattr(network, "accepts", FIELDS))
+
+
+def _exact(weights: Tensor) -> torch.dtype:
+    # bfloat16 has 8 bits: it knows no timestep 999.
+    return torch.promote_types(weights.dtype, torch.float32)
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
@@ -174,7 +187,7 @@ class FromVP(nn.Module):
     @property
     def accepts(self) -> frozenset[str]:
         """The fields of `Cond` that the network can see."""
-        return frozenset(getattr(self.network, "accepts", frozenset()))
+        return _accepted(self.network)
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """The (fractional) index of sigma among the trained noise levels, clamped to them; float64."""
@@ -190,6 +203,6 @@ class FromVP(nn.Module):
         weights = next(self.network.parameters(), x)
         with _autocast(x.device, self.autocast):
             seen = (scale * x).to(weights.dtype)
-            found = self.network(seen, self.timestep(sigma).to(weights.dtype), cond.only(self.accepts))
+            found = self.network(seen, self.timestep(sigma).to(_exact(weights)), cond.only(self.accepts))
         D: Tensor = skip * x + out * found.to(x.dtype)
         return D

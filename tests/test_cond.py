@@ -83,3 +83,11 @@ def test_only_keeps_what_a_network_accepts() -> None:
 def test_what_does_not_fit_is_refused_by_name(make, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_tokens_and_their_mask_are_one() -> None:
+    cond = Cond(tokens=torch.ones(2, 3, 4), mask=torch.ones(2, 3, dtype=torch.bool), aug=torch.zeros(2))
+    for name in ("tokens", "mask"):
+        dropped = cond.drop(torch.tensor([True, False]), {name})
+        assert dropped.mask is not None and dropped.mask.any(1).tolist() == [False, True]
+        assert cond.only({name}).mask is cond.mask and cond.only({name}).tokens is cond.tokens

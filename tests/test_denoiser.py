@@ -138,3 +138,23 @@ def test_bad_ranges_and_schedules_are_refused() -> None:
         Denoiser(nn.Identity(), EDM(), 5.0, 1.0)
     with pytest.raises(ValueError, match="falls strictly"):
         FromVP(nn.Identity(), [0.5, 0.9])
+
+
+@pytest.mark.parametrize("wrap", [lambda net: Denoiser(net, Eps()), lambda net: FromVP(net, [0.9, 0.5, 0.1])])
+def test_a_network_that_declares_nothing_keeps_its_condition_and_its_exact_level(wrap) -> None:
+    seen: list[tuple[Cond, Tensor]] = []
+
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones((), dtype=torch.bfloat16))
+
+        def forward(self, z: Tensor, level: Tensor, cond: Cond) -> Tensor:
+            seen.append((cond, level))
+            return z * self.scale
+
+    denoise = wrap(Plain())
+    D = denoise(torch.zeros(2, 3, 4, 4), torch.tensor(0.7), Cond(label=torch.tensor([3, 5])))
+    cond, level = seen[-1]
+    assert cond.label is not None and cond.label.tolist() == [3, 5] and "label" in denoise.accepts
+    assert level.dtype == torch.float32 and D.dtype == torch.float32

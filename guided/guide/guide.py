@@ -121,6 +121,9 @@ def _is(weight: float | Tensor, value: float) -> bool:
 
 
 def _scale(weight: float | Tensor, x: Tensor) -> float | Tensor:
+    """The weight as a factor of x, in x's dtype and on its device: D never takes the weight's."""
+    if isinstance(weight, Tensor) and weight.ndim >= 2:
+        return weight.to(x)
     return spread(weight, x) if isinstance(weight, Tensor) and weight.ndim < 2 else weight
 
 
@@ -132,6 +135,8 @@ def _lift(weight: float | Tensor, other: float | Tensor) -> float | Tensor:
 
 
 def _add(a: float | Tensor, b: float | Tensor) -> float | Tensor:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        b = b.to(a.device)
     return _lift(a, b) + _lift(b, a)
 
 

@@ -162,3 +162,12 @@ def test_bad_weights_and_intervals_are_refused() -> None:
         cfg(2).during(3, 1)
     with pytest.raises(TypeError):
         cfg(2) + 1
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1, 4, 4)], ids=["an image each", "a map"])
+def test_a_weight_never_changes_the_dtype_of_the_estimate(shape: tuple[int, ...]) -> None:
+    x, cond = draw()
+    w = torch.full(shape, 3.0, dtype=F64)
+    for sigma in (torch.tensor(1.0), torch.ones(4)):
+        for guide in (cfg(w), cfg(w.float()).during(0.5, 2.0), cfg(w) + cfg(torch.full((4,), 2.0))):
+            assert guide(mixture().denoiser())(x.float(), sigma, cond).dtype == torch.float32
