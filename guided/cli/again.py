@@ -16,9 +16,10 @@ def command(record: Mapping[str, Any]) -> str | None:
         return None
     if record.get("solver") not in ("euler", "ddim", "heun", "dpmpp_2m"):
         return None
-    words = ["guided", "generate", "--model", record["model"]]
+    words = ["guided", "generate"]
     size = record.get("size")
     options = {
+        "--model": record["model"],
         "--steps": record["steps"],
         "--w": record.get("w"),
         "--negative": record.get("negative"),

@@ -61,9 +61,11 @@ def run(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments[:end]
     arguments = [word for word in arguments[:end] if word != "--debug"] + arguments[end:]
     for stream in (sys.stdout, sys.stderr):
-        # A file name may hold bytes that are no text; it must survive being printed.
+        # A file name may hold bytes that are no text: on stdout they must survive, for the program that reads them.
+        # Where the terminal's encoding lacks a letter, it is spelt out; a message must never fail to be printed.
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="surrogateescape")
+            unicode = stream is sys.stdout and (stream.encoding or "").lower().replace("-", "") == "utf8"
+            stream.reconfigure(errors="surrogateescape" if unicode else "backslashreplace")
     with warnings.catch_warnings():
         warnings.showwarning = _warn
         try:

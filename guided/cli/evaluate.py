@@ -51,7 +51,7 @@ def evaluate(
         n=n, w=_weights(w), steps=steps, solver=solver, seed=seed, batch=batch, classifier=classifier,
         likelihood=likelihood, size=size,
     )  # fmt: skip
-    judged: Model | str = common.open_model(subject, device, dtype) if _is_model(subject) else subject
+    judged: Model | str = common.open_model(subject, device, dtype) if judging.is_model(subject) else subject
     target = out or pathlib.Path(f"{pathlib.PurePath(subject).name or 'model'}-eval.json")
     with common.bar(1, "") as update:
 
@@ -73,9 +73,3 @@ def _weights(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.replace(",", " ").split())
     except ValueError:
         raise ValueError(f"--w: expected numbers such as 1,2,4, got {text!r}") from None
-
-
-def _is_model(subject: str) -> bool:
-    """Whether this is a model rather than a folder of pictures."""
-    place = pathlib.Path(subject)
-    return not place.is_dir() or any((place / name).exists() for name in ("card.json", "run.json", "model/card.json"))

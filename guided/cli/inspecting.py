@@ -29,10 +29,10 @@ def inspect(
     if as_json:
         common.show_json(facts)
         return
-    width = max(len(name) for name in facts)
+    width = max(len(common.printable(name)) for name in facts)
     for name, value in facts.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        print(f"{name:<{width}}  {common.printable(text)}")
+        print(f"{common.printable(name):<{width}}  {common.printable(text)}")
 
 
 def describe(path: pathlib.Path, verify: bool = False) -> dict[str, Any]:
@@ -91,7 +91,9 @@ def _picture(path: pathlib.Path) -> dict[str, Any]:
     if record is None:
         return {**facts, "made by": "not guided, or its record was removed"}
     made = command(record)
-    facts |= {name: value for name, value in record.items() if name != "path"}
+    # What we say of the file is ours: a record that claims to be it is no record of ours.
+    told = {name: value for name, value in record.items() if name not in (*facts, "path", "command", "remark")}
+    facts |= told
     if isinstance(record.get("path"), list):
         facts["path"] = record["path"]
     if made is not None:

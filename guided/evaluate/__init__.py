@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from guided.evaluate.figures import Figure, share, wilson
     from guided.evaluate.likelihood import Bound, elbo
     from guided.evaluate.network import Classifier
-    from guided.evaluate.report import Options, Report, evaluate
+    from guided.evaluate.report import Options, Report, evaluate, is_model
 
 # No module is named like a public name: importing it would put the module in its place.
 _PLACES = {
@@ -32,6 +32,7 @@ _PLACES = {
     "elbo": "likelihood",
     "evaluate": "report",
     "frechet": "distances",
+    "is_model": "report",
     "kernel": "distances",
     "nearest": "features",
     "prompt_accuracy": "accuracy",
@@ -42,7 +43,7 @@ _PLACES = {
 }
 
 __all__ = ["Blur", "Bound", "Classifier", "Features", "Figure", "Options", "Report", "Thumbnail", "cached_classifier"]
-__all__ += ["class_accuracy", "coverage", "density", "elbo", "evaluate", "frechet", "kernel", "nearest"]
+__all__ += ["class_accuracy", "coverage", "density", "elbo", "evaluate", "frechet", "is_model", "kernel", "nearest"]
 __all__ += ["prompt_accuracy", "self_retrieval", "share", "train_classifier", "wilson"]
 
 

