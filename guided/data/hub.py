@@ -85,10 +85,8 @@ def hub(dataset: Any, caption_key: str = "text", label_key: str = "label") -> Hu
         except ImportError:
             raise ValueError(f"{path}: opening it needs datasets: pip install 'guided[train]'") from None
         dataset = load_from_disk(path) if os.path.isdir(path) else load_dataset(path)
-    if isinstance(dataset, Mapping) and "features" not in dir(dataset):
-        dataset = dataset["train"] if "train" in dataset else next(iter(dataset.values()))
-    elif isinstance(dataset, Mapping):
-        dataset = dataset.get("train", next(iter(dataset.values())))
+    if isinstance(dataset, Mapping):
+        dataset = dataset["train"] if "train" in dataset else next(iter(dataset.values()), None)
     if not hasattr(dataset, "cast_column") or not hasattr(dataset, "__len__"):
         raise ValueError(f"{path or 'data set'}: expected a map-style datasets.Dataset, got {type(dataset).__name__}")
     return HubSource(dataset, caption_key, label_key, path)

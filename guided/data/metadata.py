@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from guided.data.records import Refused, counted, listed
+from guided.data.records import Refused, counted, label_of, listed
 
 NAMES = ("file_name", "image", "file", "path")
 
@@ -64,7 +65,8 @@ def _rest(faults: list[str]) -> str:
 
 
 def _jsonl(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, text in enumerate(_text(table).splitlines(), 1):
+    # Not splitlines: JSON may hold U+2028 and its like as they are.
+    for number, text in enumerate(_text(table).split("\n"), 1):
         if not text.strip():
             continue
         try:
@@ -78,7 +80,7 @@ def _jsonl(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _csv(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(_text(table).splitlines())
+    reader = csv.DictReader(io.StringIO(_text(table), newline=""))
     try:
         for row in reader:
             if None in row or None in row.values():
@@ -112,7 +114,7 @@ def _row(
     if label is not None and (isinstance(label, bool) or not isinstance(label, int | str)):
         raise ValueError(f"{where}: {label_key}: expected a name or a whole number, got {_shown(label)}")
     if table.suffix == ".csv" and isinstance(label, str):
-        label = (int(label) if label.lstrip("-").isdigit() else label) if label else None
+        label = label_of(label)
     file = inside(table.parent, name, where, root_check)
     if not file.is_file():
         raise ValueError(f"{where}: there is no file {name!r}")

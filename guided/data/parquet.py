@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 from collections import OrderedDict
@@ -60,18 +61,24 @@ class ParquetSource:
         path = str(self.files[0] if len(self.files) == 1 else self.files[0].parent)
         self.summary = describe("parquet", path, records, self.classes, captioned=self.columns.caption is not None)
 
-    def bytes(self, i: int) -> bytes:
+    def bytes(self, i: int) -> builtins.bytes:
         """The encoded picture of row i; raises BadPicture naming file and row where there is none."""
         at, group, row = self._where[i]
-        cell = self._group(at, group)[row].as_py()
         where = f"{self.files[at]}: row {i + 1}"
+        try:
+            cell = self._group(at, group)[row].as_py()
+        except (OSError, ValueError) as error:  # Arrow's own errors are among them
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise BadPicture(f"{where}: its row group cannot be read: {reason}") from None
         if cell is None:
             raise BadPicture(f"{where}: its picture is null")
         data = cell.get("bytes") if isinstance(cell, Mapping) else cell
         if data is None:
             path = cell.get("path")
             raise BadPicture(f"{where}: its picture has the path {path!r} but no bytes")
-        return bytes(data)
+        if not isinstance(data, builtins.bytes):
+            raise BadPicture(f"{where}: expected the bytes of a picture, got {type(data).__name__}")
+        return data
 
     def _group(self, at: int, group: int) -> Any:
         """The picture column of a row group, from the cache; one reader a process, for forked workers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -51,6 +52,11 @@ class Source(Protocol):
 def plain(caption: str | None) -> str | None:
     """A caption without surrounding blanks; None where nothing is left: the sample is unconditional."""
     return (caption or "").strip() or None
+
+
+def label_of(text: str) -> int | str | None:
+    """A label written as text: a whole number, a name, or None where nothing is written."""
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text or None
 
 
 def describe(

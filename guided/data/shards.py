@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from guided.data.folder import PICTURES
-from guided.data.records import BadPicture, Record, Refused, counted, describe, listed, plain
+from guided.data.records import BadPicture, Record, Refused, counted, describe, label_of, listed, plain
 
 LARGEST = 256 << 20
 """Bytes of one member at most."""
@@ -71,9 +71,12 @@ class ShardSource:
         return self._read(*self._pictures[i])
 
     def _read(self, shard: int, offset: int, length: int) -> builtins.bytes:
-        with self.files[shard].open("rb") as stream:
-            stream.seek(offset)
-            data = stream.read(length)
+        try:
+            with self.files[shard].open("rb") as stream:
+                stream.seek(offset)
+                data = stream.read(length)
+        except OSError as error:
+            raise BadPicture(f"{self.files[shard]}: {error.strerror}") from None
         if len(data) < length:
             raise BadPicture(f"{self.files[shard]}: ends at {offset + len(data)}, before the end of a sample")
         return data
@@ -120,7 +123,7 @@ class ShardSource:
                 found, text = True, _utf8(self._read(sample.shard, *place), f"{where}.{extension}")
             elif extension in LABELS:
                 raw = _utf8(self._read(sample.shard, *place), f"{where}.{extension}").strip()
-                label = int(raw) if raw.lstrip("-").isdigit() else raw
+                label = label_of(raw)
         if isinstance(label, int) and label < 0:
             raise ValueError(f"{where}: label {label}: expected >= 0, or none")
         return plain(text), label, found

@@ -85,6 +85,15 @@ def test_imagefolder(tmp_path: Path, kind: str) -> None:
         assert source.skipped == (("other.png", f"not listed in metadata.{kind}"),)
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_line_ends_where_its_format_says(tmp_path: Path, kind: str) -> None:
+    caption = "a cat\u2028and\x85a dog"
+    row = json.dumps({"file_name": "a.png", "text": caption, "label": "²"}, ensure_ascii=False)
+    table = row + "\n" if kind == "jsonl" else f'file_name,text,label\na.png,"{caption}\nbelow",²\n'
+    (record,) = data.open(put(tmp_path, {"a.png": png(1), f"metadata.{kind}": table})).records
+    assert record.caption == (caption if kind == "jsonl" else f"{caption}\nbelow") and record.label == 0
+
+
 BAD_ROWS = [
     ('{"file_name": "a.png", "label": -1}', "label -1"),
     ('{"file_name": "a.png", "label": 1.5}', "label: expected a name or a whole number, got float 1.5"),
@@ -176,6 +185,29 @@ def test_a_shard_cut_anywhere_gives_whole_samples(tmp_path: Path) -> None:
         assert colours(source) == list(range(len(source.records)))
         assert all(r.caption == f"caption {k}" for k, r in enumerate(source.records)), end
         assert len(source.records) == 4 or any("cut" in why for _, why in source.skipped)
+
+
+def test_a_row_group_or_a_shard_that_cannot_be_read_breaks_its_pictures_alone(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    file = tmp_path / "set.parquet"
+    table = pa.table({"image": [png(k) for k in range(4)]})
+    pq.write_table(table, file, row_group_size=2, compression="none", use_dictionary=False)
+    source = data.open(file)
+    content = bytearray(file.read_bytes())
+    begin = pq.ParquetFile(file).metadata.row_group(1).column(0).data_page_offset
+    content[begin : begin + 16] = b"\xff" * 16
+    file.write_bytes(content)
+    assert source.bytes(0) == png(0)
+    with pytest.raises(data.BadPicture, match=r"row 3: its row group cannot be read"):
+        source.bytes(2)
+    with tarfile.open(tmp_path / "set.tar", "w") as archive:
+        member = tarfile.TarInfo("a.png")
+        member.size = len(png())
+        archive.addfile(member, io.BytesIO(png()))
+    shard = data.open(tmp_path / "set.tar")
+    (tmp_path / "set.tar").unlink()
+    with pytest.raises(data.BadPicture, match="No such file"):
+        shard.bytes(0)
 
 
 @pytest.mark.parametrize("name", ["/abs.png", "..\\x.png", "a/../../b.png"])
