@@ -66,7 +66,12 @@ def folder(path: Path) -> Iterator[pathlib.Path]:
         old = target.with_name(f".tmp-{os.getpid()}-old-{target.name}")
         if target.exists():
             os.replace(target, old)
-        os.replace(aside, target)
+        try:
+            os.replace(aside, target)
+        except BaseException:
+            if old.exists():
+                os.replace(old, target)
+            raise
         _sync(target.parent)
         shutil.rmtree(old, ignore_errors=True)
     except BaseException:

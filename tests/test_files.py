@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import pathlib
 
 import pytest
@@ -49,3 +50,20 @@ def test_digest_and_space(tmp_path: pathlib.Path) -> None:
     with pytest.raises(OSError, match="needs") as caught:
         _files.require_space(tmp_path, 10**18)
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_rename_that_fails_gives_the_old_folder_back(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "model"
+    with _files.folder(target) as aside:
+        (aside / "a").write_text("old")
+    rename = os.replace
+
+    def failing(source: pathlib.Path, to: pathlib.Path) -> None:
+        if to == target and "-old-" not in source.name:
+            raise OSError(errno.EIO, "planted")
+        rename(source, to)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OSError, match="planted"), _files.folder(target) as aside:
+        (aside / "a").write_text("new")
+    assert (target / "a").read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["model"]

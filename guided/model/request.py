@@ -75,6 +75,7 @@ def plan(model: Model, request: Request) -> Plan:
     """Check a request against a model; raises ValueError or TypeError for whatever cannot be drawn."""
     drawn = images(model, request.prompts, request.labels, request.n, request.seed)
     guide, w = guide_of(model, request.guide, request.w, request.negative)
+    guide_rows(guide, slice(0, len(drawn)), len(drawn), model.device)  # for its refusal
     path, steps = path_of(model, request.path, request.steps, w)
     batch = request.batch if request.batch is not None else 1 if model.device.type == "cpu" else BATCH
     if batch < 1:
@@ -184,7 +185,10 @@ def path_of(model: Model, path: Tensor | None, steps: int | None, w: float | Non
     if path is not None:
         if steps is not None:
             raise ValueError("give path= or steps=, not both")
-        return torch.as_tensor(path, dtype=torch.float64), None
+        levels = torch.as_tensor(path, dtype=torch.float64).cpu()
+        if levels.ndim != 1 or len(levels) < 2 or not bool(levels.isfinite().all() and (levels >= 0).all()):
+            raise ValueError(f"path: expected a list of two noise levels or more, finite and >= 0, got {path!r:.80}")
+        return levels, None
     count = model.card.get("defaults", {}).get("steps", STEPS) if steps is None else steps
     if not isinstance(count, int) or not 1 <= count <= cards.STEPS:
         raise ValueError(f"steps: expected a whole number from 1 to {cards.STEPS}, got {count!r}")
@@ -226,9 +230,13 @@ def guide_rows(guide: Guide | Term | None, rows: slice, total: int, device: torc
 
 
 def _term_rows(term: Term, rows: slice, total: int, device: torch.device) -> Term:
+    """The term for some of the images; raises ValueError where it is made for another number of them."""
     changed: dict[str, Any] = {}
     for field in dataclasses.fields(term):
         value = getattr(term, field.name)
+        size = value.size if isinstance(value, Cond) else len(value) if isinstance(value, Tensor) and value.ndim else 1
+        if size not in (None, 1, total):
+            raise ValueError(f"guide: {field.name} of {term!r} is for {size} images, this call draws {total}")
         if isinstance(value, Tensor) and value.ndim and len(value) == total:
             changed[field.name] = value[rows]
         elif isinstance(value, Cond) and value.size == total:

@@ -166,6 +166,14 @@ def test_bf16_runs_the_network_in_bf16_and_keeps_the_state_in_float32(device: st
         ("text", {"prompts": "a", "w": 2.0, "guide": cfg(2)}, "guide=, or w="),
         ("text", {"prompts": "a", "steps": 3, "path": [1.0, 0.0]}, "path= or steps="),
         ("text", {"prompts": "a", "batch": 0}, "batch: expected at least 1"),
+        ("text", {"prompts": "a", "path": [1.0]}, "path: expected a list of two noise levels or more"),
+        ("text", {"prompts": "a", "path": [[1.0, 0.0]]}, "path: expected a list"),
+        ("text", {"prompts": "a", "path": [1.0, float("nan")]}, "path: expected a list"),
+        (
+            "text",
+            {"prompts": "a", "n": 2, "guide": cfg(torch.ones(3))},
+            r"w of cfg.* is for 3 images, this call draws 2",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_is_said_before_any_work(kind: str, arguments: dict, message: str) -> None:

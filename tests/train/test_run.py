@@ -17,8 +17,11 @@ import torch
 from safetensors.torch import load_file
 
 import guided
-from guided.train import Step, fit
+from guided.train import Step, fit, load_recipe, setup, workplace
+from guided.train import run as trainer
 from guided.train.ema import beta, exponent
+from guided.train.processes import Team
+from guided.train.state import State
 from tests.conftest import ROOT
 from tests.train.conftest import Trainers
 from tests.train.tools import digest, tiny
@@ -264,3 +267,13 @@ def test_training_imports_none_of_the_heavy_libraries() -> None:
     code = "import sys, guided.train.run, guided.train.export; print(*sys.modules)"
     heard = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
     assert not {"diffusers", "datasets", "open_clip", "transformers"} & set(heard.split())
+
+
+def test_every_process_of_a_run_that_only_lacks_its_model_ends_with_a_step(data: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(tiny(data, tmp_path / "run"))
+    job = setup.prepare(recipe, torch.device("cpu"))
+    state = State(recipe, job.denoiser)
+    state.counter = recipe.train.images
+    second = Team(1, 1, torch.device("cpu"))
+    (step,) = trainer._train(job, state, second, None, workplace.Stop(), lambda worker: None)
+    assert step.images == recipe.train.images and step.model is None
