@@ -162,11 +162,11 @@ def _drawn(card: Mapping[str, Any]) -> str:
 
 
 def _run(path: pathlib.Path, verify: bool) -> dict[str, Any]:
-    from guided.train import checkpoint
+    from guided.train import checkpoint, keeping
 
     try:
         recipe = json.loads((path / "run.json").read_bytes())["recipe"]
-        images = recipe["train"]["images"]
+        images = int(recipe["train"]["images"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path / 'run.json'}: not the record of a run ({error})") from None
     there = checkpoint.listed(path / "checkpoints")
@@ -175,12 +175,12 @@ def _run(path: pathlib.Path, verify: bool) -> dict[str, Any]:
         "folder": str(path),
         "kind": f"training run {recipe.get('name', '')!r}",
         "images": f"{done} of {images}",
-        "finished": (path / "model" / "card.json").is_file(),
+        "finished": keeping.finished(path, images) is not None,
         "checkpoints": [checkpoint.number(folder) for folder in there],
     }
     if verify:
         facts["damaged"] = {folder.name: fault for folder in there if (fault := checkpoint.fault(folder))} or "none"
     facts["recipe"] = recipe
-    if facts["finished"]:
+    if (path / "model" / "card.json").is_file():
         facts["model"] = _model(path / "model", verify)
     return facts

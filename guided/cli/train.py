@@ -96,8 +96,9 @@ def _plan(recipe: Recipe, device: str, as_json: bool) -> None:
 
     from guided import text
     from guided.nn import UNet
-    from guided.train import setup
+    from guided.train import setup, workplace
 
+    started = workplace.begun(pathlib.Path(recipe.out), recipe) is not None
     source = setup.open_source(recipe)
     split = setup.part(recipe, source.records)
     encoder: Any = None
@@ -108,7 +109,7 @@ def _plan(recipe: Recipe, device: str, as_json: bool) -> None:
     facts = {
         "recipe": recipe.model_dump(mode="json", exclude_unset=True),
         "out": recipe.out,
-        "started": (pathlib.Path(recipe.out) / "run.json").exists(),
+        "started": started,
         "device": device,
         "precision": recipe.train.precision,
         "pictures": {"all": len(source.records), "training": len(split.train)},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -210,6 +211,8 @@ def guide_of(
     weight = float((model.card.get("defaults") or {}).get("w", 1.0)) if w is None else float(w)
     if not math.isfinite(weight):
         raise ValueError(f"w: expected a finite number, got {weight}")
+    if weight == 1 and negative is not None:
+        warnings.warn("at w = 1 a negative prompt or class has no effect; give a larger w", stacklevel=4)
     return cfg(weight, negative=None if negative is None else conditioning.negative(model, negative)), weight
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -56,7 +57,10 @@ def test_a_run_its_model_and_the_same_command_again(here: pathlib.Path, capsys: 
     assert "finished at 96 images" in shown.err
     assert main(["generate", "--label", "dog", "--model", "my run", "--out", "o"]) == 0
     assert main(["inspect", "my run"]) == 0
-    assert "96 of 96" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "96 of 96" in shown.out and re.search(r"finished +true", shown.out)
+    assert main([*command, "--dry-run", "train.lr=1"]) == 2
+    assert "holds a run of another recipe" in capsys.readouterr().err
     assert not list((here / "my run").rglob(".tmp*"))
 
 

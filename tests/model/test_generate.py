@@ -55,6 +55,8 @@ def test_a_negative_prompt_takes_the_place_of_the_null() -> None:
     found = model.generate(["red cat", "dog"], w=3, negative="blurred picture of nothing")
     assert torch.equal(found.tensor[1:], by_hand(model, "dog", 1, 3.0, "blurred picture of nothing"))
     assert found.records[0]["negative"] == "blurred picture of nothing"
+    with pytest.warns(UserWarning, match="at w = 1 a negative prompt or class has no effect"):
+        model.drawing(Request("dog", w=1, negative="cat"))
 
 
 def test_the_mean_of_the_data_stands_under_the_noise() -> None:
