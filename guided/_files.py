@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator
 
@@ -80,8 +81,13 @@ def folder(path: Path) -> Iterator[pathlib.Path]:
 
 
 def sweep(path: Path) -> None:
-    """Remove what a killed process left half-written in a folder."""
+    """Remove what a killed process left half-written in a folder; what it had set aside goes back to its place."""
     for left in pathlib.Path(path).glob(".tmp-*"):
+        # Killed between the two renames of `folder`: the old one is all there is.
+        old = re.fullmatch(r"\.tmp-\d+-old-(.+)", left.name)
+        if old and not left.with_name(old[1]).exists():
+            os.replace(left, left.with_name(old[1]))
+            continue
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 

@@ -43,6 +43,14 @@ def test_sweep_removes_what_a_killed_process_left(tmp_path: pathlib.Path) -> Non
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
 
 
+def test_a_kill_between_the_two_renames_costs_nothing(tmp_path: pathlib.Path) -> None:
+    for name in (".tmp-7-old-model", ".tmp-7-model", ".tmp-8-old-kept", "kept"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_text(name)
+    _files.sweep(tmp_path)
+    assert {p.name: (p / "a").read_text() for p in tmp_path.iterdir()} == {"model": ".tmp-7-old-model", "kept": "kept"}
+
+
 def test_digest_and_space(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert _files.sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()

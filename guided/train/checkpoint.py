@@ -10,30 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from guided import _files
+from guided import _files, _safetensors
 
 State = Mapping[str, Any]
 Tensors = Mapping[str, Mapping[str, Tensor]]
 MANIFEST = "manifest.json"
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """One safetensors file without metadata; a full disk is an OSError that names the file."""
-    held = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    try:
-        safetensors.torch.save_file(held, path)
-        path.chmod(0o644)  # safetensors leaves it to its owner alone
-    except safetensors.SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
-    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes files for their owner alone
 
 
 def number(path: Path) -> int | None:
@@ -65,7 +50,7 @@ def save(folder: Path, counter: int, tensors: Tensors, state: State, keep: int) 
     target = folder / f"{counter:09d}"
     with _files.folder(target) as aside:
         for stem, group in tensors.items():
-            save_tensors(group, aside / f"{stem}.safetensors")
+            _safetensors.save(group, aside / f"{stem}.safetensors")
         (aside / "state.json").write_text(json.dumps(dict(state), indent=1, sort_keys=True))
         sums = {file.name: _files.sha256(file) for file in sorted(aside.iterdir())}
         (aside / MANIFEST).write_text(json.dumps(sums, indent=1, sort_keys=True))

@@ -19,7 +19,10 @@ from guided.train.watch import averaged
 
 
 def model_of(job: Job, state: State, metrics: Mapping[str, Any]) -> Model:
-    """The first average's weights, with a card that says how they came about; no dates, no paths of this machine."""
+    """The first average's weights, with a card that says how they came about.
+
+    No dates and no paths, but that of a text encoder that the recipe names by its folder.
+    """
     tokens = job.conditions.tokens
     recipe = json.loads(job.recipe.model_dump_json(exclude_unset=True))
     recipe.pop("out", None)
