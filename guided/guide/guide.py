@@ -122,9 +122,9 @@ def _is(weight: float | Tensor, value: float) -> bool:
 
 def _scale(weight: float | Tensor, x: Tensor) -> float | Tensor:
     """The weight as a factor of x, in x's dtype and on its device: D never takes the weight's."""
-    if isinstance(weight, Tensor) and weight.ndim >= 2:
-        return weight.to(x)
-    return spread(weight, x) if isinstance(weight, Tensor) and weight.ndim < 2 else weight
+    if not isinstance(weight, Tensor):
+        return weight
+    return spread(weight, x) if weight.ndim < 2 else weight.to(x)
 
 
 def _lift(weight: float | Tensor, other: float | Tensor) -> float | Tensor:
