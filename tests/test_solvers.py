@@ -14,7 +14,7 @@ from guided.oracle import GaussianMixture
 from guided.sampling import sample
 
 F64 = torch.float64
-ORDERS = [("euler", 1), ("heun", 2), ("dpmpp_2m", 2)]
+ORDERS = [("euler", 1), ("heun", 2), ("dpmpp_2m", 2), ("eab2", 2), ("eab2_data", 2), ("lms2", 2), ("unipc2", 3)]
 
 
 def problem() -> tuple[GaussianMixture, Tensor, Cond]:
@@ -81,8 +81,8 @@ def test_2m_keeps_second_order_on_noisy_paths(make) -> None:
 def test_multistep_memory_is_forgotten_where_the_path_returns() -> None:
     data, x, cond = problem()
     level = torch.tensor(3.0, dtype=F64)
-    memory = (torch.zeros_like(x), torch.tensor(5.0, dtype=F64))
     step = solvers.dpmpp_2m
+    memory = step(data.denoiser(), x, torch.tensor(5.0, dtype=F64), level, cond, None, level)[1]
     down = torch.tensor(2.0, dtype=F64)
     assert step(data.denoiser(), x, level, down, cond, memory, torch.tensor(4.0, dtype=F64))[1] is None
     assert step(data.denoiser(), x, level, down, cond, memory, down)[1] is not None

@@ -10,8 +10,9 @@ from __future__ import annotations
 from tests.faults.core import CORE
 from tests.faults.fault import ROOT, Fault, caught
 from tests.faults.rooms import ROOMS
+from tests.faults.solvers import SOLVERS
 from tests.faults.train import TRAIN
 
-FAULTS = [*CORE, *TRAIN, *ROOMS]
+FAULTS = [*CORE, *TRAIN, *ROOMS, *SOLVERS]
 
 __all__ = ["FAULTS", "ROOT", "Fault", "caught"]

@@ -1,4 +1,4 @@
-"""Faults in the core: denoisers, paths, noise, solvers, sampling, cfg."""
+"""Faults in the core: denoisers, paths, noise, sampling, cfg."""
 
 from __future__ import annotations
 
@@ -96,27 +96,6 @@ CORE = [
         "new[name] = value.masked_fill(gone, -1)",
         "new[name] = value",
         "tests/test_cond.py::test_drop_declares_each_field_absent_where_asked_and_nowhere_else",
-    ),
-    Fault(
-        "multistep ignores the level after an up-move",
-        "guided/solvers.py",
-        "target = next_sigma if forget else level",
-        "target = next_sigma",
-        "tests/test_solvers.py::test_2m_keeps_second_order_on_noisy_paths",
-    ),
-    Fault(
-        "second-order term halved",
-        "guided/solvers.py",
-        "(2 * math.log(float(before / sigma)))",
-        "(4 * math.log(float(before / sigma)))",
-        "tests/test_solvers.py::test_order_of_convergence",
-    ),
-    Fault(
-        "Heun takes its second slope at the old level",
-        "guided/solvers.py",
-        "again = denoise(guess, next_sigma, cond)",
-        "again = denoise(guess, sigma, cond)",
-        "tests/test_solvers.py::test_order_of_convergence",
     ),
     Fault(
         "sigma off by one along the path",

@@ -1,0 +1,32 @@
+"""Solvers: pure steps of the probability-flow ODE  dx/dsigma = (x - D) / sigma.
+
+A solver is (denoise, x, sigma, next_sigma, cond, memory, level) -> (x, memory) with the number of its `evaluations`.
+`level` is the noise level of the next evaluation: next_sigma, unless an up-move follows. Memory is whatever a multistep
+method wants to see again, None at the start; nothing is kept in the solver.
+"""
+
+from guided.solvers.base import Memory, Solver
+from guided.solvers.data_form import SA, DataEAB, DPMpp, UniPC
+from guided.solvers.names import NAMES, by_name, dpmpp_2m, dpmpp_3m, eab, euler, heun
+from guided.solvers.noise_form import LMS, NoiseEAB
+from guided.solvers.onestep import Euler, Heun
+
+__all__ = [
+    "LMS",
+    "NAMES",
+    "SA",
+    "DPMpp",
+    "DataEAB",
+    "Euler",
+    "Heun",
+    "Memory",
+    "NoiseEAB",
+    "Solver",
+    "UniPC",
+    "by_name",
+    "dpmpp_2m",
+    "dpmpp_3m",
+    "eab",
+    "euler",
+    "heun",
+]

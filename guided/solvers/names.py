@@ -1,0 +1,42 @@
+"""The solvers by name, for the command line and for `solver=`."""
+
+from __future__ import annotations
+
+from guided.solvers.base import Solver
+from guided.solvers.data_form import SA, DataEAB, DPMpp, UniPC
+from guided.solvers.noise_form import LMS, NoiseEAB
+from guided.solvers.onestep import Euler, Heun
+
+euler = Euler()
+heun = Heun()
+dpmpp_2m = DPMpp(2)
+dpmpp_3m = DPMpp(3)
+
+
+def eab(order: int = 3, form: str = "noise", extrapolate: bool = True) -> NoiseEAB | DataEAB:
+    """Exponential Adams-Bashforth of order 1 to 4 in the noise or in the data; ValueError for any other form."""
+    if form not in ("noise", "data"):
+        raise ValueError(f'eab: form is "noise" or "data", got {form!r}')
+    return NoiseEAB(order, extrapolate) if form == "noise" else DataEAB(order, extrapolate)
+
+
+NAMES: dict[str, Solver] = {
+    "euler": euler,
+    "ddim": euler,
+    "heun": heun,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_3m": dpmpp_3m,
+    **{f"eab{order}": eab(order) for order in (1, 2, 3, 4)},
+    **{f"eab{order}_data": eab(order, "data") for order in (1, 2, 3, 4)},
+    **{f"deis{order}": eab(order, extrapolate=False) for order in (1, 2, 3, 4)},
+    **{f"lms{order}": LMS(order) for order in (1, 2, 3, 4)},
+    **{f"unipc{order}": UniPC(order) for order in (1, 2, 3)},
+    **{f"sa{order}": SA(order) for order in (2, 3)},
+}
+
+
+def by_name(name: str) -> Solver:
+    """The solver of a name; ValueError lists the known ones."""
+    if name not in NAMES:
+        raise ValueError(f"unknown solver {name!r}; known: {', '.join(sorted(NAMES))}")
+    return NAMES[name]
