@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 _ROOMS = (
     *("cond", "noise", "path", "codec", "denoiser", "oracle", "solvers", "sampling", "guide", "nn", "text", "data"),
-    *("model", "train", "evaluate", "zoo", "cli"),
+    *("operators", "model", "train", "evaluate", "zoo", "cli"),
 )
 _NAMES = {
     "Cond": "cond",
