@@ -7,15 +7,17 @@ method wants to see again, None at the start; nothing is kept in the solver.
 
 from guided.solvers.base import Memory, Solver
 from guided.solvers.data_form import SA, DataEAB, DPMpp, UniPC
-from guided.solvers.names import NAMES, by_name, dpmpp_2m, dpmpp_3m, eab, euler, heun
+from guided.solvers.names import NAMES, by_name, dpm2, dpmpp_2m, dpmpp_2s, dpmpp_3m, eab, euler, heun
 from guided.solvers.noise_form import LMS, NoiseEAB
-from guided.solvers.onestep import Euler, Heun
+from guided.solvers.onestep import DPM2, DPMpp2S, Euler, Heun
 
 __all__ = [
+    "DPM2",
     "LMS",
     "NAMES",
     "SA",
     "DPMpp",
+    "DPMpp2S",
     "DataEAB",
     "Euler",
     "Heun",
@@ -24,7 +26,9 @@ __all__ = [
     "Solver",
     "UniPC",
     "by_name",
+    "dpm2",
     "dpmpp_2m",
+    "dpmpp_2s",
     "dpmpp_3m",
     "eab",
     "euler",

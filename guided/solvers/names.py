@@ -5,10 +5,12 @@ from __future__ import annotations
 from guided.solvers.base import Solver
 from guided.solvers.data_form import SA, DataEAB, DPMpp, UniPC
 from guided.solvers.noise_form import LMS, NoiseEAB
-from guided.solvers.onestep import Euler, Heun
+from guided.solvers.onestep import DPM2, DPMpp2S, Euler, Heun
 
 euler = Euler()
 heun = Heun()
+dpm2 = DPM2()
+dpmpp_2s = DPMpp2S()
 dpmpp_2m = DPMpp(2)
 dpmpp_3m = DPMpp(3)
 
@@ -24,6 +26,8 @@ NAMES: dict[str, Solver] = {
     "euler": euler,
     "ddim": euler,
     "heun": heun,
+    "dpm2": dpm2,
+    "dpmpp_2s": dpmpp_2s,
     "dpmpp_2m": dpmpp_2m,
     "dpmpp_3m": dpmpp_3m,
     **{f"eab{order}": eab(order) for order in (1, 2, 3, 4)},
