@@ -1,7 +1,44 @@
 """Guidance is an algebra: terms add up to a guide, and a guide turns a denoiser into another denoiser."""
 
-from guided.guide.contrast import Cfg, cfg
-from guided.guide.guide import Guide, Guided, Term
+from guided.guide.contrast import (
+    Cfg,
+    between,
+    cfg,
+    cfgpp,
+    compose,
+    independent,
+    nested,
+    perp_neg,
+    perturbed,
+)
+from guided.guide.guide import Guide, Guided
 from guided.guide.planner import Branch
+from guided.guide.shaping import Shaping, apg, clip, frequency, rescale, threshold
+from guided.guide.term import Contrast, Curve, Exact, Point, Push, Term
 
-__all__ = ["Branch", "Cfg", "Guide", "Guided", "Term", "cfg"]
+__all__ = [
+    "Branch",
+    "Cfg",
+    "Contrast",
+    "Curve",
+    "Exact",
+    "Guide",
+    "Guided",
+    "Point",
+    "Push",
+    "Shaping",
+    "Term",
+    "apg",
+    "between",
+    "cfg",
+    "cfgpp",
+    "clip",
+    "compose",
+    "frequency",
+    "independent",
+    "nested",
+    "perp_neg",
+    "perturbed",
+    "rescale",
+    "threshold",
+]

@@ -1,13 +1,10 @@
-"""Terms, the guides they add up to, and the denoiser that a guide makes of another."""
+"""A guide: a sum of terms and how it is shaped; and the denoiser that a guide makes of another."""
 
 from __future__ import annotations
 
-import abc
-import dataclasses
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -15,133 +12,188 @@ from torch import Tensor
 from guided.cond import Cond
 from guided.denoiser import Denoise, spread
 from guided.guide import planner
-from guided.guide.planner import Branch
+from guided.guide.planner import BASE, Branch
+from guided.guide.shaping import AFTER_PUSHES, Shaping
+from guided.guide.term import (
+    Contrast,
+    Curve,
+    Exact,
+    Number,
+    Point,
+    Push,
+    Term,
+    factor,
+    is_value,
+    plus,
+    times,
+    value,
+)
 
-Weight = float | Tensor | Callable[[Tensor, Tensor | None], float | Tensor]
-"""A number, one per image (B,), a map (B, 1, H, W), or a function of (sigma, next_sigma) that gives one of these."""
-
-Linear = list[tuple[float | Tensor, Branch]]
-
-
-@dataclass(frozen=True, eq=False)
-class Term(abc.ABC):
-    """One way of guiding; `lo < sigma <= hi` is where it acts."""
-
-    lo: float = dataclasses.field(default=0.0, kw_only=True)
-    hi: float = dataclasses.field(default=math.inf, kw_only=True)
-
-    @abc.abstractmethod
-    def linear(self, sigma: Tensor, next_sigma: Tensor | None) -> Linear:
-        """What the term adds to D at this noise level, as (coefficient, branch) pairs before gating."""
-
-    def during(self, lo: float, hi: float = math.inf) -> Self:
-        """The same term, acting only where lo < sigma <= hi (Kynkaanniemi et al. 2024); ValueError unless lo < hi."""
-        if not 0 <= lo < hi:
-            raise ValueError(f"during needs 0 <= lo < hi, got lo={lo}, hi={hi}")
-        return dataclasses.replace(self, lo=lo, hi=hi)
-
-    def __add__(self, other: Term | Guide) -> Guide:
-        return Guide((self,)) + other
-
-    def __call__(self, denoise: Denoise) -> Guided:
-        return Guide((self,))(denoise)
-
-    def gate(self, sigma: Tensor) -> float | Tensor:
-        """1 where the term acts and 0 elsewhere, in the precision of sigma; a number, or (B,) for a (B,) sigma."""
-        acts = (sigma > self.lo) & (sigma <= self.hi)
-        return float(acts) if acts.ndim == 0 else acts.double()
-
-    def interval(self) -> str:
-        """The interval as the experiment reads it."""
-        return "" if (self.lo, self.hi) == (0.0, math.inf) else f".during({self.lo:g}, {self.hi:g})"
+Kind = TypeVar("Kind", bound=Term)
+State = tuple[Any, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Guide:
-    """A sum of terms; called on a denoiser it gives a denoiser."""
+    """A sum of terms, then shaping in its canonical order; called on a denoiser it gives a denoiser.
+
+    At each noise level: contrasts, curves; `frequency`, `apg`; pushes; `rescale`; `threshold`, `clip`; what is exact.
+    """
 
     terms: tuple[Term, ...]
+    shaping: tuple[Shaping, ...] = ()
 
     def __add__(self, other: Term | Guide) -> Guide:
         if not isinstance(other, Term | Guide):
             return NotImplemented
+        if self.shaping or (isinstance(other, Guide) and other.shaping):
+            raise TypeError("shaping belongs to a whole guide: add the terms first, (a + b) >> shaping")
         return Guide(self.terms + (other.terms if isinstance(other, Guide) else (other,)))
+
+    def __rshift__(self, shaping: Shaping) -> Guide:
+        if not isinstance(shaping, Shaping):
+            return NotImplemented
+        if any(type(shaping) is type(other) for other in self.shaping):
+            raise ValueError(f"a guide is shaped once by each kind; {shaping!r} stands beside {self!r}")
+        return Guide(self.terms, tuple(sorted((*self.shaping, shaping), key=lambda s: s.stage)))
 
     def __call__(self, denoise: Denoise) -> Guided:
         return Guided(self, denoise)
 
+    def acting(self, kind: Callable[..., Kind], sigma: Tensor) -> list[tuple[Number, Kind]]:
+        """The terms of a kind that act at this noise level, each with its gate."""
+        of_kind = (term for term in self.terms if isinstance(term, kind))  # type: ignore[arg-type]
+        gated = ((term.gate(sigma), cast(Kind, term)) for term in of_kind)
+        return [(gate, term) for gate, term in gated if not is_value(gate, 0.0)]
+
+    @property
+    def linear(self) -> bool:
+        """Whether the guide is a sum of branches and nothing else."""
+        return not self.shaping and all(isinstance(term, Contrast) for term in self.terms)
+
+    @property
+    def stateful(self) -> bool:
+        """Whether the guide carries something from one noise level to the next."""
+        return any(shaping.stateful for shaping in self.shaping)
+
     def __repr__(self) -> str:
-        return " + ".join(map(repr, self.terms))
+        return " >> ".join([" + ".join(map(repr, self.terms)), *map(repr, self.shaping)])
 
 
 @dataclass(frozen=True, eq=False)
 class Guided:
-    """A denoiser under a guide: a `Denoise` like any other."""
+    """A denoiser under a guide: a `Denoise` like any other, which any number of threads may share.
+
+    Raises TypeError where a guide with a state would be wrapped by another: it stands outermost.
+    """
 
     guide: Guide
     denoise: Denoise
+
+    def __post_init__(self) -> None:
+        if isinstance(self.denoise, Guided) and self.denoise.guide.stateful:
+            raise TypeError(f"{self.denoise.guide!r} carries a state and must stand outermost, under {self.guide!r}")
 
     @property
     def accepts(self) -> frozenset[str] | None:
         """The fields of `Cond` that the guided denoiser can see."""
         return planner.accepted(self.denoise)
 
+    @property
+    def std(self) -> Callable[..., Tensor] | None:
+        """The learned standard deviation of the denoiser, where it has one."""
+        return getattr(self.denoise, "std", None)
+
     def __call__(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         return self.evaluate(x, sigma, cond, None, None)[0]
 
     def evaluate(
-        self, x: Tensor, sigma: Tensor, cond: Cond, next_sigma: Tensor | None, state: None
-    ) -> tuple[Tensor, None]:
-        """D at (x, sigma), for a step to next_sigma where that is known; linear guides carry no state."""
-        weights = self._weights(sigma, next_sigma)
-        found = planner.run(self.denoise, weights, x, sigma, cond)
-        total = None
-        for branch, weight in weights.items():
-            # A weight of 1 is left out of the product, so that a neutral guide is its base bit for bit.
-            part = found[branch] if _is(weight, 1.0) else _scale(weight, x) * found[branch]
-            total = part if total is None else total + part
-        return (torch.zeros_like(x) if total is None else total), None
+        self, x: Tensor, sigma: Tensor, cond: Cond, next_sigma: Tensor | None, state: State | None
+    ) -> tuple[Tensor, State | None]:
+        """D at (x, sigma), for a step to next_sigma where that is known, and the state that the next step wants."""
+        guide = self.guide
+        network, weights = _leaves(self, sigma, next_sigma)
+        curves = [(g, c, c.branches(sigma, next_sigma)) for g, c in guide.acting(Curve, sigma)]
+        curves = [curve for curve in curves if curve[2]]
+        pushes = self._pushes(sigma, next_sigma)
+        contrasted = bool(curves) or set(weights) != {BASE} or not is_value(weights[BASE], 1.0)
+        shaping = [(i, s) for i, s in enumerate(guide.shaping) if contrasted or not s.contrasts]
 
-    def _weights(self, sigma: Tensor, next_sigma: Tensor | None) -> dict[Branch, float | Tensor]:
-        """The total weight of each branch; those of weight zero are left out and never evaluated."""
-        sums: dict[Branch, float | Tensor] = {Branch(): 1.0}
-        for term in self.guide.terms:
-            gate = term.gate(sigma)
-            if isinstance(gate, float) and gate == 0:
-                continue
-            for weight, branch in term.linear(sigma, next_sigma):
-                accepts = planner.accepted(branch.denoise or self.denoise)
-                seen = branch.seen_by(accepts)
-                sums[seen] = _add(sums.get(seen, 0.0), _times(weight, gate))
-        return {branch: weight for branch, weight in sums.items() if not _is(weight, 0.0)}
+        branches = [*weights, *(self._seen(branch) for curve in curves for branch in curve[2])]
+        if pushes or any(s.contrasts for _, s in shaping):
+            branches.append(BASE)
+        graph = any(push.graph for _, push in pushes)
+        # A caller who differentiates through the guide has a graph of his own, and gets gradients of gradients.
+        recorded = torch.is_grad_enabled() and x.requires_grad
+        leaf = x if recorded or not pushes else x.detach().requires_grad_()
+        found = planner.run(network, branches, x, sigma, cond, graph={BASE: leaf} if graph else {})
+        plain = found if recorded else {branch: D.detach() for branch, D in found.items()}
 
+        total = _sum(weights, plain, x)
+        for gate, curve, needed in curves:
+            parts = tuple(plain[self._seen(branch)] for branch in needed)
+            total = total + factor(gate, x) * curve.change(parts, sigma, next_sigma)
+        memory = list(state or [None] * len(guide.shaping))
+        total = _shaped(total, plain, memory, [(i, s) for i, s in shaping if s.stage < AFTER_PUSHES])
+        if pushes:
+            total = _pushed(total, pushes, Point(leaf, found[BASE], sigma, next_sigma, cond, recorded))
+        total = _shaped(total, plain, memory, [(i, s) for i, s in shaping if s.stage >= AFTER_PUSHES])
+        for gate, exact in guide.acting(Exact, sigma):
+            put = exact.put(total, sigma)
+            total = torch.where(spread(gate, x) > 0, put, total) if isinstance(gate, Tensor) else put
+        return total, tuple(memory) if guide.stateful else None
 
-def _is(weight: float | Tensor, value: float) -> bool:
-    return bool((weight == value).all()) if isinstance(weight, Tensor) else weight == value
+    def _seen(self, branch: Branch) -> Branch:
+        return branch.seen_by(planner.accepted(branch.denoise or self.denoise))
 
-
-def _scale(weight: float | Tensor, x: Tensor) -> float | Tensor:
-    """The weight as a factor of x, in x's dtype and on its device: D never takes the weight's."""
-    if not isinstance(weight, Tensor):
-        return weight
-    return spread(weight, x) if weight.ndim < 2 else weight.to(x)
-
-
-def _lift(weight: float | Tensor, other: float | Tensor) -> float | Tensor:
-    """A (B,) weight beside a (B, 1, H, W) one grows the missing axes: it counts images, never columns."""
-    if isinstance(weight, Tensor) and isinstance(other, Tensor) and weight.ndim < other.ndim:
-        return weight.reshape(*weight.shape, *[1] * (other.ndim - weight.ndim))
-    return weight
-
-
-def _add(a: float | Tensor, b: float | Tensor) -> float | Tensor:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        b = b.to(a.device)
-    return _lift(a, b) + _lift(b, a)
+    def _pushes(self, sigma: Tensor, next_sigma: Tensor | None) -> list[tuple[Number, Push]]:
+        """The pushes whose scale is not zero here, each with its scale and gate in one factor."""
+        acting = self.guide.acting(Push, sigma)
+        scaled = ((times(gate, value(push.scale, sigma, next_sigma)), push) for gate, push in acting)
+        return [(scale, push) for scale, push in scaled if not is_value(scale, 0.0)]
 
 
-def _times(a: float | Tensor, b: float | Tensor) -> float | Tensor:
-    a, b = _lift(a, b), _lift(b, a)
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a * b.to(a.device)
-    return a * b
+def _leaves(guided: Guided, sigma: Tensor, next_sigma: Tensor | None) -> tuple[Denoise, dict[Branch, Number]]:
+    """The network, and the total weight of each of its branches; those of weight zero are left out.
+
+    Linear guides inside one another are one sum over the innermost network's branches.
+    """
+    sums: dict[Branch, Number] = {BASE: 1.0}
+    for gate, term in guided.guide.acting(Contrast, sigma):
+        for weight, branch in term.linear(sigma, next_sigma):
+            seen = guided._seen(branch)
+            sums[seen] = plus(sums.get(seen, 0.0), times(weight, gate))
+    network = guided.denoise
+    if isinstance(network, Guided) and network.guide.linear and guided.guide.linear:
+        network, inner = _leaves(network, sigma, None)
+        outer, sums = sums, {}
+        for branch, weight in outer.items():
+            parts = inner.items() if branch.denoise is None else [(BASE, 1.0)]
+            for leaf, share in parts:
+                under = leaf.under(branch)
+                sums[under] = plus(sums.get(under, 0.0), times(weight, share))
+    return network, {branch: weight for branch, weight in sums.items() if not is_value(weight, 0.0)}
+
+
+def _sum(weights: Mapping[Branch, Number], found: Mapping[Branch, Tensor], x: Tensor) -> Tensor:
+    total = None
+    for branch, weight in weights.items():
+        # A weight of 1 is left out of the product, so that a neutral guide is its base bit for bit.
+        part = found[branch] if is_value(weight, 1.0) else factor(weight, x) * found[branch]
+        total = part if total is None else total + part
+    return torch.zeros_like(x) if total is None else total
+
+
+def _shaped(
+    D: Tensor, found: Mapping[Branch, Tensor], memory: list[Any], shaping: Sequence[tuple[int, Shaping]]
+) -> Tensor:
+    """D after some of the shaping; what each carries on is put into `memory` at its place."""
+    for i, shape in shaping:
+        D, memory[i] = shape(D, found.get(BASE, D), memory[i])
+    return D
+
+
+def _pushed(D: Tensor, pushes: Sequence[tuple[Number, Push]], at: Point) -> Tensor:
+    with torch.enable_grad():
+        moved = [factor(scale, D) * push.change(at) for scale, push in pushes]
+    return D + sum(move if at.differentiable else move.detach() for move in moved)

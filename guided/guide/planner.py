@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import contextlib
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from guided.cond import Cond
 from guided.denoiser import Denoise
+from guided.perturbation import Perturbation, applied
 
 
 @dataclass(frozen=True)
 class Branch:
-    """The recipe of one evaluation: which network, which condition, which of its fields are dropped.
+    """The recipe of one evaluation: which network, which condition, which of its fields are dropped, how disturbed.
 
     denoise None: the guided denoiser itself. cond None: the condition of the call. Two branches are one where their
     recipes are equal, so equal contents in two records are not searched for.
@@ -23,12 +26,27 @@ class Branch:
     denoise: Denoise | None = None
     cond: Cond | None = None
     dropped: frozenset[str] = frozenset()
+    perturbation: Perturbation | None = None
 
     def seen_by(self, accepts: Collection[str] | None) -> Branch:
         """The same evaluation without what the network cannot see."""
         if accepts is None:
             return self
-        return Branch(self.denoise, self.cond if accepts else None, self.dropped & frozenset(accepts))
+        cond = self.cond if accepts else None
+        return Branch(self.denoise, cond, self.dropped & frozenset(accepts), self.perturbation)
+
+    def under(self, outer: Branch) -> Branch:
+        """This branch of a guided denoiser, where that itself is evaluated as `outer`."""
+        return Branch(
+            self.denoise or outer.denoise,
+            self.cond if self.cond is not None else outer.cond,
+            self.dropped | (outer.dropped if self.cond is None else frozenset()),
+            self.perturbation or outer.perturbation,
+        )
+
+
+BASE = Branch()
+"""The conditional model as it is."""
 
 
 def accepted(denoise: Denoise) -> frozenset[str] | None:
@@ -37,22 +55,43 @@ def accepted(denoise: Denoise) -> frozenset[str] | None:
     return fields
 
 
-def run(base: Denoise, branches: Iterable[Branch], x: Tensor, sigma: Tensor, cond: Cond) -> dict[Branch, Tensor]:
-    """Evaluate each branch at (x, sigma); those that share a network share one call."""
-    groups: dict[int, tuple[Denoise, list[Branch]]] = {}
-    for branch in branches:
-        network = branch.denoise or base
-        listed = groups.setdefault(id(network), (network, []))[1]
-        if branch not in listed:
-            listed.append(branch)
+def run(
+    base: Denoise,
+    branches: Iterable[Branch],
+    x: Tensor,
+    sigma: Tensor,
+    cond: Cond,
+    graph: Mapping[Branch, Tensor] = MappingProxyType({}),
+) -> dict[Branch, Tensor]:
+    """Evaluate each branch at (x, sigma); those that share network, perturbation and need of a graph share one call.
+
+    graph: the branches whose estimate is to hang by its autograd graph on the x given there.
+    """
+    groups: dict[tuple[int, Perturbation | None, bool], list[Branch]] = {}
+    for branch in dict.fromkeys(branches):
+        key = (id(branch.denoise or base), branch.perturbation, branch in graph)
+        groups.setdefault(key, []).append(branch)
     found: dict[Branch, Tensor] = {}
-    for network, group in groups.values():
-        conds = [(b.cond or cond).null(b.dropped) if b.dropped else (b.cond or cond) for b in group]
-        if len(group) == 1:
-            found[group[0]] = network(x, sigma, conds[0])
-            continue
-        rows = [len(x)] * len(group)
-        levels = sigma if sigma.ndim == 0 else torch.cat([sigma] * len(group))
-        D = network(torch.cat([x] * len(group)), levels, Cond.cat(conds, rows))
-        found.update(zip(group, torch.split(D, len(x)), strict=True))
+    for (_, perturbation, differentiable), group in groups.items():
+        network = group[0].denoise or base
+        grad = torch.enable_grad() if differentiable else contextlib.nullcontext()
+        # An undisturbed branch stays as disturbed as a guide around this one has it.
+        with grad, contextlib.nullcontext() if perturbation is None else applied(perturbation):
+            found.update(zip(group, _together(network, group, graph.get(group[0], x), sigma, cond), strict=True))
     return found
+
+
+def _together(network: Denoise, group: list[Branch], x: Tensor, sigma: Tensor, cond: Cond) -> tuple[Tensor, ...]:
+    """The estimates of branches that share one call; a condition of one row is every image's."""
+    given = (cond if branch.cond is None else _for(branch.cond, len(x)) for branch in group)
+    conds = [c.null(b.dropped) if b.dropped else c for b, c in zip(group, given, strict=True)]
+    if len(group) == 1:
+        return (network(x, sigma, conds[0]),)
+    rows = [len(x)] * len(group)
+    levels = sigma if sigma.ndim == 0 else torch.cat([sigma] * len(group))
+    D = network(torch.cat([x] * len(group)), levels, Cond.cat(conds, rows))
+    return torch.split(D, len(x))
+
+
+def _for(cond: Cond, size: int) -> Cond:
+    return cond.index([0] * size) if cond.size == 1 and size > 1 else cond

@@ -17,6 +17,7 @@ from guided import path as paths
 from guided import solvers
 from guided.cond import Cond
 from guided.guide import Cfg, Guide, Term, cfg
+from guided.guide.contrast import Bank
 from guided.model import card as cards
 from guided.model import conditioning
 from guided.solvers import Solver
@@ -234,16 +235,21 @@ def guide_rows(guide: Guide | Term | None, rows: slice, total: int, device: torc
 
 def _term_rows(term: Term, rows: slice, total: int, device: torch.device) -> Term:
     """The term for some of the images; raises ValueError where it is made for another number of them."""
-    changed: dict[str, Any] = {}
-    for field in dataclasses.fields(term):
-        value = getattr(term, field.name)
-        size = value.size if isinstance(value, Cond) else len(value) if isinstance(value, Tensor) and value.ndim else 1
-        if size not in (None, 1, total):
-            raise ValueError(f"guide: {field.name} of {term!r} is for {size} images, this call draws {total}")
-        if isinstance(value, Tensor) and value.ndim and len(value) == total:
-            changed[field.name] = value[rows]
-        elif isinstance(value, Cond) and value.size == total:
-            changed[field.name] = value.index(rows).to(device)
-        elif isinstance(value, Cond) and value.size == 1:
-            changed[field.name] = value.index([0] * (rows.stop - rows.start)).to(device)
-    return dataclasses.replace(term, **changed) if changed else term
+    values = {field.name: getattr(term, field.name) for field in dataclasses.fields(term)}
+    changed = {name: _cut(value, rows, total, device, f"guide: {name} of {term!r}") for name, value in values.items()}
+    return dataclasses.replace(term, **changed)
+
+
+def _cut(value: Any, rows: slice, total: int, device: torch.device, name: str) -> Any:
+    """What belongs to these images: tensors and conditions of one row, or of none, belong to all."""
+    if isinstance(value, tuple):
+        return tuple(_cut(part, rows, total, device, name) for part in value)
+    if isinstance(value, Bank):
+        return dataclasses.replace(value, cond=value.cond.to(device))
+    if not isinstance(value, Tensor | Cond):
+        return value
+    size = value.size if isinstance(value, Cond) else len(value) if value.ndim else None
+    if size not in (None, 1, total):
+        raise ValueError(f"{name} is for {size} images, this call draws {total}")
+    part = value if size != total else value[rows] if isinstance(value, Tensor) else value.index(rows)
+    return part.to(device)
