@@ -11,6 +11,7 @@ from guided.guide.contrast import (
     perp_neg,
     perturbed,
 )
+from guided.guide.gradient import class_log_prob, gradient, tfg
 from guided.guide.guide import Guide, Guided
 from guided.guide.planner import Branch
 from guided.guide.shaping import Shaping, apg, clip, frequency, rescale, threshold
@@ -32,13 +33,16 @@ __all__ = [
     "between",
     "cfg",
     "cfgpp",
+    "class_log_prob",
     "clip",
     "compose",
     "frequency",
+    "gradient",
     "independent",
     "nested",
     "perp_neg",
     "perturbed",
     "rescale",
+    "tfg",
     "threshold",
 ]

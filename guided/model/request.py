@@ -236,16 +236,21 @@ def guide_rows(guide: Guide | Term | None, rows: slice, total: int, device: torc
 def _term_rows(term: Term, rows: slice, total: int, device: torch.device) -> Term:
     """The term for some of the images; raises ValueError where it is made for another number of them."""
     values = {field.name: getattr(term, field.name) for field in dataclasses.fields(term)}
-    changed = {name: _cut(value, rows, total, device, f"guide: {name} of {term!r}") for name, value in values.items()}
-    return dataclasses.replace(term, **changed)
+    cut = {name: _cut(value, rows, total, device, f"guide: {name} of {term!r}") for name, value in values.items()}
+    return dataclasses.replace(term, **cut)
 
 
 def _cut(value: Any, rows: slice, total: int, device: torch.device, name: str) -> Any:
     """What belongs to these images: tensors and conditions of one row, or of none, belong to all."""
     if isinstance(value, tuple):
-        return tuple(_cut(part, rows, total, device, name) for part in value)
+        pieces = [_cut(part, rows, total, device, name) for part in value]
+        return tuple(pieces) if any(a is not b for a, b in zip(pieces, value, strict=True)) else value
     if isinstance(value, Bank):
         return dataclasses.replace(value, cond=value.cond.to(device))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type | Cond):
+        parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        cut = {key: _cut(part, rows, total, device, name) for key, part in parts.items()}
+        return dataclasses.replace(value, **cut) if any(cut[key] is not parts[key] for key in parts) else value
     if not isinstance(value, Tensor | Cond):
         return value
     size = value.size if isinstance(value, Cond) else len(value) if value.ndim else None
