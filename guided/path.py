@@ -1,7 +1,7 @@
 """Paths: 1-D float64 lists of noise levels on the CPU. A path says where; `sample` and `ode` say how.
 
-The order of making one: grid -> strength -> `restart` or `resample` -> `ancestral` or `churn`. A grid falls from hi to
-lo and ends in 0; N steps are its N down-moves.
+The order of making one: grid -> strength -> `restart` or `resample` -> `ancestral` or `churn` -> `langevin`. A grid
+falls from hi to lo and ends in 0; N steps are its N down-moves.
 """
 
 from __future__ import annotations
@@ -184,6 +184,28 @@ def churn(path: Tensor, gamma: float, lo: float = 0.0, hi: float = math.inf) -> 
             out.append(here * (1 + gamma))
         out.append(there)
     return merge(torch.tensor(out, dtype=torch.float64))
+
+
+def langevin(path: Tensor, snr: float = 0.16, times: int = 1) -> Tensor:
+    """After each arrival at a level s > 0, `times` Langevin corrector steps there (Song et al. 2021, algorithm 4).
+
+    A corrector goes down to q s and back up to s, q = 1 - 2 snr^2. With Euler that is the paper's step of size
+    e = 2 (snr s)^2: its drift is e (D - x) / s^2 and its noise has the variance 2 e - (e / s)^2, whose last term makes
+    N(x0, s^2) stationary exactly and not to first order alone. e is taken at the expected norms of score and noise,
+    those of an image depend on its batch. Each corrector costs one step. 0 <= snr < sqrt(1/2); 0 returns the same list.
+    """
+    path = _once(path, "langevin")
+    if not 0 <= snr < math.sqrt(0.5) or times < 0:
+        raise ValueError(f"langevin needs 0 <= snr < sqrt(1/2) and times >= 0, got {snr}, {times}")
+    if snr == 0:
+        return path
+    levels = path.tolist()
+    out = levels[:1]
+    for level, after in zip(levels[1:], [*levels[2:], 0.0], strict=True):
+        # A level from which the path goes on up is not where it evaluates.
+        arrived = level > 0 and after < level
+        out += [level] + [level * (1 - 2 * snr**2), level] * (times if arrived else 0)
+    return torch.tensor(out, dtype=torch.float64)
 
 
 def merge(path: Tensor) -> Tensor:

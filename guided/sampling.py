@@ -15,6 +15,11 @@ from guided.denoiser import Denoise, spread
 from guided.solvers import Solver
 
 NoiseSource = Callable[[int, Sequence[int]], Tensor]
+LearnedStd = Callable[[Tensor, Tensor, Tensor, Cond], Tensor]
+"""What a denoiser may offer as `std`: (x, sigma, level, cond) -> (B, *), the std of x at `level` given x at sigma.
+
+A guided denoiser forwards its base's, or None where that has none.
+"""
 
 
 @runtime_checkable
@@ -64,25 +69,49 @@ def trajectory(
     `noise`, a callable like `guided.Noise`: move i draws index i + 1. solver: a callable with `.evaluations`, its name,
     or None: DPM-Solver++ 2M. start: the move to begin with (x belongs to path[start]); a multistep solver begins
     anew there. Raises ValueError for anything else.
+
+    Where the denoiser offers `std`, each down-and-up pair of `path.ancestral(path)` is one posterior step (Nichol &
+    Dhariwal 2021, eq. 15): Euler's move down gives the mean at the level above, whatever the solver, and the draw of
+    the move up is scaled by that std. Elsewhere, and for eta < 1, the std is not asked for.
     """
     path = _checked(x, path, noise, start)
+    std = _learned_std(denoise)
+    if std and start > 0 and _is_posterior(path, start - 1):
+        raise ValueError(
+            f"start={start} lies within a posterior step, whose std is known at its beginning: {start - 1}"
+        )
     step = solvers.dpmpp_2m if solver is None else solvers.by_name(solver) if isinstance(solver, str) else solver
     cond = cond if cond is not None else Cond()
-    memory, state, lowest, D = None, None, math.inf, None
+    memory, state, lowest, D, deviation = None, None, math.inf, None, None
     for move in range(start, len(path) - 1):
         here, there = path[move], path[move + 1]
         if there > here:
             assert noise is not None
-            fresh = spread(torch.sqrt(there**2 - here**2), x)
-            x = x + fresh * noise(move + 1, x.shape[1:]).to(x)
+            fresh = spread(torch.sqrt(there**2 - here**2), x) if deviation is None else deviation
+            x, deviation = x + fresh * noise(move + 1, x.shape[1:]).to(x), None
         elif there < here:
             if here >= lowest:
                 state = None
             after = path[move + 2] if move + 2 < len(path) else there
-            call = _Step(denoise, there, state)
-            x, memory = step(call, x, here, there, cond, memory, torch.maximum(after, there))
+            call, posterior = _Step(denoise, there, state), std if _is_posterior(path, move) else None
+            deviation = posterior(x, here, after, cond).to(x) if posterior else None
+            walk = solvers.euler if posterior else step
+            x, memory = walk(call, x, here, there, cond, memory, torch.maximum(after, there))
             state, lowest, D = call.state, float(here), call.D
         yield float(there), x, D
+
+
+def _learned_std(denoise: Denoise) -> LearnedStd | None:
+    std = getattr(denoise, "std", None)
+    return std if callable(std) else None
+
+
+def _is_posterior(path: Tensor, move: int) -> bool:
+    """Whether the move and the next are a step of DDPM: down from s to level^2 / s and back up to the level."""
+    if move + 2 >= len(path):
+        return False
+    here, there, level = path[move : move + 3].tolist()
+    return 0 < there < level < here and math.isclose(here * there, level**2, rel_tol=1e-6)
 
 
 def _checked(x: Tensor, path: Tensor, noise: NoiseSource | None, start: int) -> Tensor:

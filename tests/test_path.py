@@ -72,6 +72,15 @@ def test_resample_and_restart_read_as_published() -> None:
     assert path.lcm(grid).tolist() == [5, 0, 4, 0, 3, 0, 2, 0, 1, 0]
 
 
+def test_langevin_corrects_where_the_path_evaluates() -> None:
+    q = 1 - 2 * 0.5**2
+    assert path.langevin(torch.tensor([4.0, 2.0, 1.0, 0.0]), 0.5).tolist() == [4, 2, 2 * q, 2, 1, q, 1, 0]
+    noisy = torch.tensor([4.0, 1.0, 2.0, 0.0])
+    assert path.langevin(noisy, 0.5, times=2).tolist() == [4, 1, 2, 2 * q, 2, 2 * q, 2, 0]
+    assert torch.equal(path.langevin(noisy, 0.0), noisy.double())
+    assert path.nfe(path.langevin(path.karras(5, 0.1, 9), times=3), solvers.euler) == 5 + 4 * 3
+
+
 def test_adjacent_rises_are_one_draw() -> None:
     joined = path.churn(path.restart(torch.tensor([4.0, 3.0, 2.0, 1.0, 0.0]), 2.0, 4.0), 0.1)
     rises = (joined.diff() > 0).tolist()
@@ -103,6 +112,7 @@ def test_a_strength_always_means_n_steps_and_starts_where_it_says(n: int, streng
         (lambda: path.ancestral(path.karras(4, 0.1, 9), 2), "eta"),
         (lambda: path.churn(path.karras(4, 0.1, 9), -1), "gamma"),
         (lambda: path.restart(path.karras(4, 0.1, 9), 9, 0.1), "lo < hi"),
+        (lambda: path.langevin(path.karras(4, 0.1, 9), 0.8), "snr"),
     ],
 )
 def test_bad_paths_are_refused(make, words: str) -> None:

@@ -41,6 +41,74 @@ def test_euler_on_an_ancestral_path_is_the_ddpm_posterior() -> None:
     assert (found - z).abs().max() < 1e-12
 
 
+class Learned:
+    """An oracle that also says the std of the posterior step: Nichol & Dhariwal 2021, eq. 15, for a given v."""
+
+    def __init__(self, v: Tensor) -> None:
+        self.data, self.v, self.asked = mixture(), v, 0
+
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        return self.data.denoise(x, sigma)
+
+    def std(self, x: Tensor, sigma: Tensor, level: Tensor, cond: Cond) -> Tensor:
+        self.asked += 1
+        now, before = 1 / (1 + sigma**2), 1 / (1 + level**2)
+        beta = 1 - now / before
+        low = beta * (1 - before) / (1 - now)
+        v = (self.v + x.tanh()) / 2
+        return (0.5 * (v * beta.log() + (1 - v) * low.log())).exp() / before.sqrt()
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "dpmpp_2m"])
+def test_a_learned_variance_makes_the_published_posterior_step(solver: str) -> None:
+    abar = (1 - torch.linspace(1e-4, 0.02, 50, dtype=F64)).cumprod(0)
+    v = torch.rand(2, 3, generator=torch.Generator().manual_seed(4), dtype=F64)
+    learned, noise = Learned(v), Noise([3, 4])
+    levels = path.from_alphas(abar)
+    x = levels[0] * noise(0, (2, 3)).double()
+    z = x * abar[-1].sqrt()
+    for i, t in enumerate(reversed(range(50))):
+        before = abar[t - 1] if t else torch.ones((), dtype=F64)
+        alpha, beta = abar[t] / before, 1 - abar[t] / before
+        x0 = learned.data.denoise(z / abar[t].sqrt(), (1 / abar[t] - 1).sqrt())
+        mean = before.sqrt() * beta / (1 - abar[t]) * x0 + alpha.sqrt() * (1 - before) / (1 - abar[t]) * z
+        if t:
+            share = (v + (z / abar[t].sqrt()).tanh()) / 2
+            log_variance = share * beta.log() + (1 - share) * (beta * (1 - before) / (1 - abar[t])).log()
+            mean = mean + (0.5 * log_variance).exp() * noise(2 * i + 2, (2, 3)).double()
+        z = mean
+    found = sample(learned, x, path.ancestral(levels), solver=solver, noise=noise)
+    assert (found - z).abs().max() < 1e-10
+    plain = sample(mixture().denoiser(), x, path.ancestral(levels), solver="euler", noise=noise)
+    assert (found - plain).abs().max() > 1e-3
+
+
+def test_a_learned_variance_is_for_ddpms_steps_alone() -> None:
+    learned, noise = Learned(torch.zeros(2, 3, dtype=F64)), Noise([3, 4])
+    grid = path.karras(8, 0.1, 10)
+    x = 10 * noise(0, (2, 3)).double()
+    for route in (grid, path.ancestral(grid, 0.5), path.churn(grid, 0.1), path.lcm(grid), path.langevin(grid)):
+        found = sample(learned, x, route, solver="euler", noise=noise)
+        assert learned.asked == 0
+        assert torch.equal(found, sample(learned.data.denoiser(), x, route, solver="euler", noise=noise))
+    route = path.ancestral(grid)
+    states = [x] + [state for _, state, _ in trajectory(learned, x, route, noise=noise)]
+    assert learned.asked == 7
+    assert torch.equal(sample(learned, states[4], route, noise=noise, start=4), states[-1])
+    with pytest.raises(ValueError, match="start=3 lies within a posterior step"):
+        sample(learned, states[3], route, noise=noise, start=3)
+
+
+def test_a_wrapper_may_forward_that_there_is_no_std() -> None:
+    class Wrapper(Learned):
+        std = None
+
+    noise, route = Noise([3, 4]), path.ancestral(path.karras(8, 0.1, 10))
+    x = 10 * noise(0, (2, 3)).double()
+    wrapped = sample(Wrapper(torch.zeros(1)), x, route, noise=noise)
+    assert torch.equal(wrapped, sample(mixture().denoiser(), x, route, noise=noise))
+
+
 PATHS = {
     "plain": lambda p: p,
     "ancestral": path.ancestral,
@@ -70,6 +138,31 @@ def test_final_moments_on_every_path() -> None:
     total = sum(float(s) ** 2 for s in scores)
     chance = stats.chi2.sf(total, len(scores))
     assert 1e-3 < chance < 1 - 1e-3, (chance, [round(float(s), 2) for s in scores])
+
+
+def test_a_langevin_corrector_is_the_published_step() -> None:
+    data, noise, level, snr = mixture(), Noise([1, 2]), 1.7, 0.16
+    x = level * noise(0, (2, 3)).double()
+    route = path.langevin(torch.tensor([level, level]), snr)[1:]
+    assert route.tolist() == [level, level * (1 - 2 * snr**2), level]
+    size, z = 2 * (snr * level) ** 2, noise(2, (2, 3)).double()
+    # Song et al. 2021, algorithm 4, but for the last term of the variance
+    want = x + size * data.score(x, level) + (2 * size - (size / level) ** 2) ** 0.5 * z
+    assert (sample(data.denoiser(), x, route, solver="euler", noise=noise) - want).abs().max() < 1e-12
+
+
+def test_langevin_correctors_mend_a_wrong_distribution() -> None:
+    """From a single point, at one level, to the data's own law: the variance of a Gaussian in closed form."""
+    std, level, n = 0.7, 0.5, 300
+    data = GaussianMixture(torch.zeros(1, 1, dtype=F64), torch.tensor([std], dtype=F64), torch.ones(1))
+    route = path.langevin(torch.tensor([level, level]), 0.16, times=n)[1:]
+    # A linear problem: one image a draw, each the response to that draw alone; draw k is index 2 k.
+    impulse = lambda index, shape: torch.eye(n, dtype=F64)[:, index // 2 - 1, None]  # noqa: E731
+    found = sample(data.denoiser(), torch.zeros(n, 1, dtype=F64), route, solver="euler", noise=impulse)
+    truth, q = std**2 + level**2, 1 - 2 * 0.16**2
+    stationary = truth * (1 + q) / (2 - (1 - q) * level**2 / truth)
+    assert abs(found.square().sum() / stationary - 1) < 1e-4
+    assert abs(stationary / truth - 1) < 0.02
 
 
 def test_lcm_has_its_closed_form_variance_on_a_gaussian() -> None:
