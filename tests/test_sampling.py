@@ -141,10 +141,10 @@ def test_final_moments_on_every_path() -> None:
 
 
 def test_a_langevin_corrector_is_the_published_step() -> None:
-    data, noise, level, snr = mixture(), Noise([1, 2]), 1.7, 0.16
+    data, noise, level, snr = mixture(), Noise([1, 2]), torch.tensor(1.7, dtype=F64), 0.16
     x = level * noise(0, (2, 3)).double()
-    route = path.langevin(torch.tensor([level, level]), snr)[1:]
-    assert route.tolist() == pytest.approx([level, level * (1 - 2 * snr**2), level])
+    route = path.langevin(torch.stack([level, level]), snr)[1:]
+    assert route.tolist() == pytest.approx([1.7, 1.7 * (1 - 2 * snr**2), 1.7])
     size, z = 2 * (snr * level) ** 2, noise(2, (2, 3)).double()
     # Song et al. 2021, algorithm 4, but for the last term of the variance
     want = x + size * data.score(x, level) + (2 * size - (size / level) ** 2) ** 0.5 * z
