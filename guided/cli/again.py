@@ -12,16 +12,19 @@ def command(record: Mapping[str, Any]) -> str | None:
     """The command line that draws the picture of a record; None where it was drawn in Python, as no command can."""
     if not isinstance(record.get("steps"), int) or "seed" not in record or "model" not in record:
         return None
-    if "guide" in record and "w" not in record:
+    if "guide" in record and "w" not in record and "expression" not in record:
         return None
-    if record.get("solver") not in ("euler", "ddim", "heun", "dpmpp_2m"):
+    from guided.solvers import NAMES
+
+    if record.get("solver") not in NAMES:
         return None
     words = ["guided", "generate"]
     size = record.get("size")
     options = {
         "--model": record["model"],
         "--steps": record["steps"],
-        "--w": record.get("w"),
+        "--w": None if "expression" in record else record.get("w"),
+        "--guide": record.get("expression"),
         "--negative": record.get("negative"),
         "--size": f"{size[1]}x{size[0]}" if isinstance(size, list) and len(size) == 2 else None,
         "--solver": record["solver"],

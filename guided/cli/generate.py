@@ -30,9 +30,13 @@ def generate(
     n: Annotated[int, typer.Option("--n", help="Pictures of each.")] = 1,
     steps: Annotated[int | None, typer.Option("--steps", help="Steps of the solver; the model's by default.")] = None,
     w: Annotated[float | None, typer.Option("--w", help="Guidance weight; 1 is none.")] = None,
+    guide: Annotated[
+        str | None,
+        typer.Option("--guide", metavar="EXPR", help='In place of --w: "cfg(5).during(0.3, 5) >> rescale(0.7)".'),
+    ] = None,
     negative: Annotated[str | None, typer.Option("--negative", help="What to steer away from.")] = None,
     size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT in pixels.")] = None,
-    solver: Annotated[str | None, typer.Option("--solver", help="euler, heun or dpmpp_2m.")] = None,
+    solver: Annotated[str | None, typer.Option("--solver", help="euler, heun, dpmpp_2m, eab3, unipc3, ...: any of guided.solvers.NAMES.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the first picture; the next ones count on.")] = 0,
     batch: Annotated[int | None, typer.Option("--batch", help="Pictures drawn at once.")] = None,
     out: Annotated[pathlib.Path, typer.Option("--out", help="Folder for the pictures.")] = pathlib.Path("out"),
@@ -49,7 +53,7 @@ def generate(
     texts, labels = _asked(prompts, file, label)
     drawn = common.size_of(size)
     opened = common.open_model(model, device, dtype)
-    request = Request(texts, n, labels, steps, None, w, negative, drawn, solver, None, seed, batch)
+    request = Request(texts, n, labels, steps, guide, w, negative, drawn, solver, None, seed, batch)
     rows: list[dict[str, Any]] = []
     for result in _results(opened, request):
         for path, record in zip(result.save(out), result.records, strict=True):

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guided.cond import Cond
 from guided.guide.term import Point, Push, Weight, checked, factor, value, written
 from guided.noise import generator
 

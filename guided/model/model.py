@@ -138,7 +138,7 @@ class Model:
         *,
         labels: str | int | Sequence[str | int] | None = None,
         steps: int | None = None,
-        guide: Guide | Term | None = None,
+        guide: Guide | Term | str | None = None,
         w: float | None = None,
         negative: str | int | None = None,
         size: Size | None = None,
@@ -150,9 +150,10 @@ class Model:
         """Draw n pictures of each prompt or class; image i has seed `seed + i` (prompts outer, n inner).
 
         labels: names or numbers of classes. steps, w, solver: the card's by default; w is the weight of classifier-free
-        guidance, negative what it steers away from, guide any guide in place of both. size: (H, W) or one number.
-        path: noise levels of your own, in place of steps. batch: how many are drawn at once; by default 1 on a CPU,
-        where a picture then has the same bits in any company, else 16.
+        guidance, negative what it steers away from; guide any guide in place of both, or its text, as in
+        "cfg(5) + perturbed('identity', 2) >> rescale(0.7)". size: (H, W) or one number. path: noise levels of your own,
+        in place of steps. batch: how many are drawn at once; by default 1 on a CPU, where a picture then has the same
+        bits in any company, else 16.
         Raises ValueError for anything the model cannot draw.
         """
         request = Request(prompts, n, labels, steps, guide, w, negative, size, solver, path, seed, batch)

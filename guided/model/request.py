@@ -16,8 +16,10 @@ from torch import Tensor
 from guided import path as paths
 from guided import solvers
 from guided.cond import Cond
-from guided.guide import Cfg, Guide, Term, cfg
+from guided.denoiser import Denoiser
+from guided.guide import Cfg, Guide, Term, cfg, expression
 from guided.guide.contrast import Bank
+from guided.guide.shaping import Clip, Threshold
 from guided.model import card as cards
 from guided.model import conditioning
 from guided.solvers import Solver
@@ -39,7 +41,7 @@ class Request:
     n: int = 1
     labels: str | int | Sequence[str | int] | None = None
     steps: int | None = None
-    guide: Guide | Term | None = None
+    guide: Guide | Term | str | None = None
     w: float | None = None
     negative: str | int | None = None
     size: Size | None = None
@@ -69,6 +71,7 @@ class Plan:
     solver: Solver | str | None  # None: what `sample` chooses for the caller's own path
     guide: Guide | Term | None
     w: float | None  # of a plain cfg; None where the guide is something else
+    expression: str | None  # the text that the guide was written as
     negative: str | int | None
     batch: int
 
@@ -77,8 +80,9 @@ def plan(model: Model, request: Request) -> Plan:
     """Check a request against a model; raises ValueError or TypeError for whatever cannot be drawn."""
     drawn = images(model, request.prompts, request.labels, request.n, request.seed)
     guide, w = guide_of(model, request.guide, request.w, request.negative)
+    guide = guide if guide is None else within(guide, model.codec.limit, model.name)
     guide_rows(guide, slice(0, len(drawn)), len(drawn), model.device)  # for its refusal
-    path, steps = path_of(model, request.path, request.steps, w)
+    path, steps = path_of(model, request.path, request.steps, contrast_of(guide))
     batch = request.batch if request.batch is not None else 1 if model.device.type == "cpu" else BATCH
     if batch < 1:
         raise ValueError(f"batch: expected at least 1, got {batch}")
@@ -90,6 +94,7 @@ def plan(model: Model, request: Request) -> Plan:
         solver=solver_of(model, request.solver, request.path),
         guide=guide,
         w=w,
+        expression=request.guide if isinstance(request.guide, str) else None,
         negative=request.negative,
         batch=batch,
     )
@@ -182,7 +187,7 @@ def solver_of(model: Model, solver: Solver | str | None, path: Tensor | None) ->
     return chosen
 
 
-def path_of(model: Model, path: Tensor | None, steps: int | None, w: float | None) -> tuple[Tensor, int | None]:
+def path_of(model: Model, path: Tensor | None, steps: int | None, w: float) -> tuple[Tensor, int | None]:
     """The noise levels of a call and the number of its steps (None for the caller's own path); raises ValueError."""
     if path is not None:
         if steps is not None:
@@ -194,16 +199,17 @@ def path_of(model: Model, path: Tensor | None, steps: int | None, w: float | Non
     count = model.card.get("defaults", {}).get("steps", STEPS) if steps is None else steps
     if not isinstance(count, int) or not 1 <= count <= cards.STEPS:
         raise ValueError(f"steps: expected a whole number from 1 to {cards.STEPS}, got {count!r}")
-    return paths.default(count, model.denoiser.lo, model.denoiser.hi, 1.0 if w is None else w), count
+    return paths.default(count, model.denoiser.lo, model.denoiser.hi, w), count
 
 
 def guide_of(
-    model: Model, guide: Guide | Term | None, w: float | None, negative: str | int | None
+    model: Model, guide: Guide | Term | str | None, w: float | None, negative: str | int | None
 ) -> tuple[Guide | Term | None, float | None]:
     """The guide of a call, and its weight where it is a plain cfg; raises ValueError for contradictions."""
     if guide is not None:
         if w is not None or negative is not None:
             raise ValueError("give guide=, or w= and negative=, not both")
+        guide = parsed(model, guide) if isinstance(guide, str) else guide
         return guide, plain_weight(guide)
     if not model.conditional:
         if (w is not None and w != 1) or negative is not None:
@@ -215,6 +221,38 @@ def guide_of(
     if weight == 1 and negative is not None:
         warnings.warn("at w = 1 a negative prompt or class has no effect; give a larger w", stacklevel=4)
     return cfg(weight, negative=None if negative is None else conditioning.negative(model, negative)), weight
+
+
+def parsed(model: Model, text: str) -> Guide | Term:
+    """The guide of a text, in which `early` is the model's early snapshot and prompts are the model's to read."""
+
+    def early() -> Denoiser:
+        weak = model.early()
+        if weak is None:
+            raise ValueError(f"{model.name} has no early snapshot")
+        return weak
+
+    return expression.parse(text, {"early": early}, lambda words: conditioning.negative(model, words))
+
+
+def within(guide: Guide | Term, limit: float | None, name: str) -> Guide | Term:
+    """The guide with thresholds at the limit of what the model draws; ValueError where that has none."""
+    if isinstance(guide, Term):
+        return guide
+    shaped = []
+    for shaping in guide.shaping:
+        if isinstance(shaping, Threshold | Clip) and shaping.limit is None:
+            if limit is None:
+                raise ValueError(f"{shaping!r}: what {name} draws has no fixed range; give the limit yourself")
+            shaping = dataclasses.replace(shaping, limit=None if limit == 1 else limit)
+        shaped.append(shaping)
+    return dataclasses.replace(guide, shaping=tuple(shaped))
+
+
+def contrast_of(guide: Guide | Term | None) -> float:
+    """How strongly the guide contrasts: the weight of the cfg that its numbers add up to."""
+    terms = () if guide is None else (guide,) if isinstance(guide, Term) else guide.terms
+    return 1.0 + sum(term.w - 1.0 for term in terms if isinstance(term, Cfg) and isinstance(term.w, int | float))
 
 
 def plain_weight(guide: Guide | Term) -> float | None:

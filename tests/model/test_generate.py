@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 
 import numpy as np
 import pytest
 import torch
 
 import guided
+from guided.cli import again
+from guided.codec import Pixels
 from guided.cond import Cond
-from guided.guide import cfg
-from guided.model import Model, Request
+from guided.guide import between, cfg, perturbed, rescale, threshold
+from guided.model import Model, Request, conditioning
 from guided.noise import Noise
 from tests.model import build
 
@@ -98,6 +101,38 @@ def test_guides_with_a_weight_or_a_condition_for_each_image_are_cut_to_the_batch
     negative = Cond(tokens=encoded.tokens, mask=encoded.mask)
     both = model.generate(["cat", "cat", "dog"], guide=cfg(3.0, negative=negative) + cfg(1.0).during(1.0), batch=2)
     torch.testing.assert_close(both.tensor[2:], by_hand(model, "dog", 2, 3.0, "green"), atol=1e-4, rtol=0)
+
+
+def test_a_guide_may_be_text_and_the_picture_says_so() -> None:
+    model = build.words_model()
+    text = "cfg(3, negative='blue') + perturbed('blur', 2).during(0.5) >> rescale(0.5) >> threshold(0.9)"
+    away = conditioning.negative(model, "blue")
+    guide = cfg(3, negative=away) + perturbed("blur", 2).during(0.5) >> rescale(0.5) >> threshold(0.9)
+    found = model.generate(PROMPTS, guide=text)
+    assert torch.equal(found.tensor, model.generate(PROMPTS, guide=guide).tensor)
+    assert not torch.equal(found.tensor, model.generate(PROMPTS, w=3).tensor)
+    record = {**found.records[0], "model": "emoji", "solver": "euler"}
+    assert record["expression"] == text and record["guide"] == repr(guide)
+    words = shlex.split(again.command(record))
+    assert words[words.index("--guide") + 1] == text and "--w" not in words
+
+
+def test_autoguidance_by_the_early_snapshot_of_the_model() -> None:
+    model = build.words_model()
+    early = {name: 0.5 * tensor for name, tensor in model.denoiser.network.state_dict().items()}
+    model = Model(model.denoiser, model.codec, model.encoders, model.card, early=early)
+    found = model.generate("cat", guide="between(early, 2)").tensor
+    assert torch.equal(found, model.generate("cat", guide=between(model.early(), 2)).tensor)
+    with pytest.raises(ValueError, match="no early snapshot"):
+        build.words_model().generate("cat", guide="between(early, 2)")
+
+
+def test_a_threshold_takes_the_range_of_what_is_drawn() -> None:
+    model = build.words_model()
+    model.codec = Pixels(limit=None)
+    with pytest.raises(ValueError, match="no fixed range; give the limit"):
+        model.generate("cat", guide=cfg(3) >> threshold(0.9))
+    assert model.generate("cat", guide=cfg(3) >> threshold(0.9, limit=4)).tensor.isfinite().all()
 
 
 def test_a_path_and_a_solver_of_ones_own() -> None:
