@@ -13,6 +13,7 @@ from guided.guide.contrast import (
 )
 from guided.guide.gradient import class_log_prob, gradient, tfg
 from guided.guide.guide import Guide, Guided
+from guided.guide.observe import dps, mmps, pigdm, project
 from guided.guide.planner import Branch
 from guided.guide.shaping import Shaping, apg, clip, frequency, rescale, threshold
 from guided.guide.term import Contrast, Curve, Exact, Point, Push, Term
@@ -36,12 +37,16 @@ __all__ = [
     "class_log_prob",
     "clip",
     "compose",
+    "dps",
     "frequency",
     "gradient",
     "independent",
+    "mmps",
     "nested",
     "perp_neg",
     "perturbed",
+    "pigdm",
+    "project",
     "rescale",
     "tfg",
     "threshold",

@@ -41,7 +41,7 @@ class Operator(abc.ABC):
         return self.fitting(y, found) - found
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
-        """x + A^+ (y - A x), the image nearest to x that is measured as y (Wang et al. 2023, eq. 12)."""
+        """x + A^+ (y - A x), the image nearest to x that is measured as y (Wang et al. 2023, algorithm 1)."""
         return x + self.pinv(self.residual(x, y))
 
     def at(self, x: Tensor) -> Operator:
