@@ -13,8 +13,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "guided").rglob("*.py"))
 FLOORS = [
-    {"_files", "_compat", "_safetensors", "cond", "path", "noise", "operators", "codec"},
-    {"denoiser", "oracle"},
+    {"_files", "_compat", "_safetensors", "cond", "path", "noise", "operators", "codec", "perturbation"},
+    {"denoiser", "oracle", "analyze", "frames"},
     {"solvers", "sampling", "ode", "guide", "nn"},
     {"text", "data"},
     {"model", "cascade", "tasks"},
