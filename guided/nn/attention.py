@@ -3,6 +3,8 @@
 Every block maps (B, C, H, W) and a `Context` to (B, C, H, W). Projections are stored fused, in the order query, key,
 value, each split into heads next; a checkpoint in another order (ADM's older one has the heads first) is permuted
 when it is loaded.
+
+A block with self-attention may be called under a `Perturbation` that names it; see `attend_changed`.
 """
 
 from __future__ import annotations
@@ -14,12 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from guided.nn.attend import Size, attend, attend_changed
 from guided.nn.config import UNetConfig
+from guided.perturbation import Perturbation
 
 Layer = TypeVar("Layer", bound=nn.Module)
-
-# Up to this many scores a head (1,024 x 1,024) bf16 matmul and softmax beat the flash kernel on a CPU.
-BMM_LIMIT = 1 << 20
 
 
 class Context(NamedTuple):
@@ -41,28 +42,6 @@ def group_norm(config: UNetConfig, width: int, eps: float | None = None) -> nn.G
     return nn.GroupNorm(math.gcd(config.groups, width), width, eps=eps or config.norm_eps)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Softmax attention: q (B, heads, N, d), k and v (B, heads, M, d), bias (B, 1, 1, M) -> as q."""
-    if bias is not None:
-        bias = bias.to(q.dtype)
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] * k.shape[2] <= BMM_LIMIT:
-        return attend_bmm(q, k, v, bias)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-
-
-def attend_bmm(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`attend` written out."""
-    batch, heads, n, d = q.shape
-    m = k.shape[2]
-    q, k, v = q.reshape(-1, n, d), k.reshape(-1, m, d), v.reshape(-1, m, d)
-    if bias is None:
-        scores = torch.baddbmm(q.new_zeros(1), q, k.transpose(1, 2), beta=0, alpha=d**-0.5)
-    else:
-        bias = bias.expand(batch, heads, 1, m).reshape(-1, 1, m)
-        scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=d**-0.5)
-    return torch.bmm(scores.softmax(-1), v).view(batch, heads, n, d)
-
-
 def split(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     """(B, N, parts * C) -> `parts` tensors (B, heads, N, C / heads)."""
     b, n, c = x.shape
@@ -79,13 +58,18 @@ def to_sequence(h: Tensor) -> Tensor:
     return h.flatten(2).transpose(1, 2)
 
 
+def size_of(h: Tensor) -> Size:
+    """(H, W) of (B, C, H, W)."""
+    return h.shape[2], h.shape[3]
+
+
 def to_picture(x: Tensor, like: Tensor) -> Tensor:
     """(B, H * W, C) -> (B, C, H, W), H and W as in `like`."""
     return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], *like.shape[-2:])
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention on (B, N, C)."""
+    """Multi-head self-attention on (B, N, C), N = H * W."""
 
     def __init__(self, width: int, heads: int, bias: bool = True) -> None:
         super().__init__()
@@ -93,9 +77,9 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, size: Size, change: Perturbation | None = None) -> Tensor:
         q, k, v = split(self.qkv(x), 3, self.heads)
-        return self.out(merge(attend(q, k, v)))  # type: ignore[no-any-return]
+        return self.out(merge(attend_changed(q, k, v, size, change)))  # type: ignore[no-any-return]
 
 
 class CrossAttention(nn.Module):
@@ -114,7 +98,19 @@ class CrossAttention(nn.Module):
         return self.out(merge(attend(q, k, v, context.bias)))  # type: ignore[no-any-return]
 
 
-class SelfBlock(nn.Module):
+class Perturbable(nn.Module):
+    """A block whose self-attention a perturbation may pick, by its `name`: its place in the network."""
+
+    name = ""
+    has_self_attention = True
+
+    def mine(self, perturbation: Perturbation | None) -> Perturbation | None:
+        """The perturbation if it picks this block, else None."""
+        picked = perturbation is not None and self.name in (perturbation.layers or ())
+        return perturbation if picked else None
+
+
+class SelfBlock(Perturbable):
     """ADM's attention block (Dhariwal and Nichol 2021, arXiv 2105.05233)."""
 
     def __init__(self, config: UNetConfig, width: int, heads: int) -> None:
@@ -123,11 +119,14 @@ class SelfBlock(nn.Module):
         self.self_attention = SelfAttention(width, heads)
         zero(self.self_attention.out)
 
-    def forward(self, h: Tensor, context: Context | None) -> Tensor:
-        return h + to_picture(self.self_attention(to_sequence(self.norm(h))), h)
+    def forward(self, h: Tensor, context: Context | None, perturbation: Perturbation | None = None) -> Tensor:
+        change = self.mine(perturbation)
+        if change is not None and change.kind == "skip":
+            return h
+        return h + to_picture(self.self_attention(to_sequence(self.norm(h)), size_of(h), change), h)
 
 
-class SelfCrossBlock(nn.Module):
+class SelfCrossBlock(Perturbable):
     """Self-attention, then cross-attention to the text, each a residual."""
 
     def __init__(self, config: UNetConfig, width: int, heads: int) -> None:
@@ -139,19 +138,23 @@ class SelfCrossBlock(nn.Module):
         zero(self.self_attention.out)
         zero(self.cross_attention.out)
 
-    def forward(self, h: Tensor, context: Context) -> Tensor:
+    def forward(self, h: Tensor, context: Context, perturbation: Perturbation | None = None) -> Tensor:
+        change = self.mine(perturbation)
+        if change is not None and change.kind == "skip":
+            return h
         x = to_sequence(h)
-        y = self.self_attention(to_sequence(self.norm(h)))
+        y = self.self_attention(to_sequence(self.norm(h)), size_of(h), change)
         y = y + self.cross_attention(self.cross_norm(x + y), context)
         return h + to_picture(y, h)
 
 
-class AddedBlock(nn.Module):
+class AddedBlock(Perturbable):
     """Self-attention whose keys and values are joined by the text's (GLIDE, DeepFloyd IF)."""
 
     def __init__(self, config: UNetConfig, width: int, heads: int, text_only: bool) -> None:
         super().__init__()
         self.heads, self.parts = heads, 1 if text_only else 3
+        self.has_self_attention = not text_only
         self.norm = group_norm(config, width)
         self.qkv = nn.Linear(width, self.parts * width)
         norm = nn.GroupNorm(math.gcd(32, config.context), config.context)
@@ -159,7 +162,10 @@ class AddedBlock(nn.Module):
         self.text_kv = nn.Linear(config.context, 2 * width)
         self.out = zero(nn.Linear(width, width))
 
-    def forward(self, h: Tensor, context: Context) -> Tensor:
+    def forward(self, h: Tensor, context: Context, perturbation: Perturbation | None = None) -> Tensor:
+        change = self.mine(perturbation)
+        if change is not None and change.kind == "skip":
+            return h
         tokens, bias = context
         if self.context_norm is not None:
             tokens = self.context_norm(tokens.transpose(1, 2)).transpose(1, 2)
@@ -168,10 +174,10 @@ class AddedBlock(nn.Module):
         if own:
             k, v = torch.cat((k, own[0]), 2), torch.cat((v, own[1]), 2)
             bias = F.pad(bias, (0, q.shape[2]))
-        return h + to_picture(self.out(merge(attend(q, k, v, bias))), h)
+        return h + to_picture(self.out(merge(attend_changed(q, k, v, size_of(h), change, bias))), h)
 
 
-class TransformerLayer(nn.Module):
+class TransformerLayer(Perturbable):
     """Self-attention, cross-attention and a gated MLP (GEGLU, arXiv 2002.05202) on (B, N, C).
 
     `text_only` puts a second cross-attention in the place of self-attention (Stable Diffusion's x4 upscaler).
@@ -179,6 +185,7 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, width: int, context: int, heads: int, text_only: bool) -> None:
         super().__init__()
+        self.has_self_attention = not text_only
         self.norm1 = nn.LayerNorm(width)
         self.self_attention = None if text_only else SelfAttention(width, heads, bias=False)
         self.first_cross_attention = CrossAttention(width, context, heads, bias=False) if text_only else None
@@ -188,9 +195,12 @@ class TransformerLayer(nn.Module):
         self.mlp_in = nn.Linear(width, 8 * width)
         self.mlp_out = nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor, context: Context | None) -> Tensor:
+    def forward(self, x: Tensor, size: Size, context: Context | None, perturbation: Perturbation | None) -> Tensor:
+        change = self.mine(perturbation)
+        if change is not None and change.kind == "skip":
+            return x
         if self.self_attention is not None:
-            x = x + self.self_attention(self.norm1(x))
+            x = x + self.self_attention(self.norm1(x), size, change)
         if self.first_cross_attention is not None:
             x = x + self.first_cross_attention(self.norm1(x), context)
         if self.cross_attention is not None and self.norm2 is not None:
@@ -211,10 +221,10 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.proj_out = zero(nn.Linear(width, width))
 
-    def forward(self, h: Tensor, context: Context | None) -> Tensor:
+    def forward(self, h: Tensor, context: Context | None, perturbation: Perturbation | None = None) -> Tensor:
         x = self.proj_in(to_sequence(self.norm(h)))
         for layer in self.layers:
-            x = layer(x, context)
+            x = layer(x, size_of(h), context, perturbation)
         return h + to_picture(self.proj_out(x), h)
 
 

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from guided.nn.attend import Size
 from guided.nn.attention import Context, attention_blocks, group_norm, zero
 from guided.nn.config import UNetConfig
-
-Size = tuple[int, int]
+from guided.perturbation import Perturbation
 
 
 def activation(name: str) -> nn.Module:
@@ -112,8 +112,10 @@ class Stage(nn.Module):
         self.block = ResBlock(config, *widths)
         self.attention = nn.ModuleList(attention_blocks(config, widths[1], depth, text_only))
 
-    def forward(self, h: Tensor, embedding: Tensor, context: Context | None) -> Tensor:
+    def forward(
+        self, h: Tensor, embedding: Tensor, context: Context | None, perturbation: Perturbation | None = None
+    ) -> Tensor:
         h = self.block(h, embedding)
         for attention in self.attention:
-            h = attention(h, context)
+            h = attention(h, context, perturbation)
         return h

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from guided.nn.attention import attend, merge, split
+from guided.nn.attend import attend
+from guided.nn.attention import merge, split
 from guided.nn.config import UNetConfig
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from guided.nn.attention import Context, group_norm, zero
+from guided.nn.attention import Context, Perturbable, group_norm, zero
 from guided.nn.blocks import Stage, activation, down, up
 from guided.nn.config import UNetConfig
 from guided.nn.ports import SequencePort, SpacePort, VectorPort
+from guided.perturbation import Perturbation, active
 
 if TYPE_CHECKING:
     from guided.cond import Cond
@@ -34,7 +36,8 @@ class UNet(nn.Module):
     """One U-Net for ADM, Stable Diffusion, DeepFloyd IF and our own (arXiv 2105.05233, 2112.10752).
 
     `accepts` names the fields of `Cond` it sees; it ignores the others. Set `checkpointing = True` to trade
-    about a third more time for most of the memory of training.
+    about a third more time for most of the memory of training. `attention_layers()` names what a
+    `guided.perturbation.Perturbation` can act on.
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -54,6 +57,7 @@ class UNet(nn.Module):
         self.up = way_up(config, skips)
         self.norm_out = group_norm(config, width)
         self.conv_out = zero(nn.Conv2d(width, config.out_channels, 3, padding=1))
+        self._perturbable = name_layers(self)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
         """x (B, C, H, W) of any size, c_noise (B,) or () -> (B, C_out, H, W); ValueError for shapes it cannot join."""
@@ -62,19 +66,40 @@ class UNet(nn.Module):
         if self.sequence is not None:
             context, pooled = self.sequence(x, cond)
             embedding = embedding if pooled is None else embedding + pooled
-        embedding = self.act(embedding)
-        h, skips = self._go_down(self.conv_in(self.space(x, cond)), embedding, context)
+        seen = self.act(embedding), context, self._perturbation()
+        h, skips = self._go_down(self.conv_in(self.space(x, cond)), *seen)
         for stage in self.middle:
-            h = self._run(stage, h, embedding, context)
-        h = self._go_up(h, skips, embedding, context)
+            h = self._run(stage, h, *seen)
+        h = self._go_up(h, skips, *seen)
         return self.conv_out(self.act(self.norm_out(h)))  # type: ignore[no-any-return]
 
-    def _go_down(self, h: Tensor, embedding: Tensor, context: Context | None) -> tuple[Tensor, list[Tensor]]:
+    def attention_layers(self) -> tuple[str, ...]:
+        """The names of the self-attention layers in the order they run, as `Perturbation.layers` takes them."""
+        return self._perturbable
+
+    def _perturbation(self) -> Perturbation | None:
+        """The perturbation in force, its layers in full; ValueError where it would change nothing here."""
+        found = active()
+        if found is None:
+            return None
+        known = self._perturbable
+        if not known:
+            raise ValueError(f"{found}: this network has no self-attention that could be perturbed")
+        if found.layers is None:
+            return replace(found, layers=default_layers(known, len(self.config.widths)))
+        for name in found.layers:
+            if not within(known, name):
+                raise ValueError(f"{found}: no self-attention is called {name!r} here; there are {', '.join(known)}")
+        return replace(found, layers=tuple(layer for name in found.layers for layer in within(known, name)))
+
+    def _go_down(
+        self, h: Tensor, embedding: Tensor, context: Context | None, perturbation: Perturbation | None
+    ) -> tuple[Tensor, list[Tensor]]:
         every = self.config.skips == "every"
         skips = [h] if every else []
         for level in levels(self.down):
             for stage in level.stages:
-                h = self._run(stage, h, embedding, context)
+                h = self._run(stage, h, embedding, context, perturbation)
                 if every or stage is level.stages[-1]:
                     skips.append(h)
             if level.move is not None:
@@ -83,13 +108,20 @@ class UNet(nn.Module):
                     skips.append(h)
         return h, skips
 
-    def _go_up(self, h: Tensor, skips: list[Tensor], embedding: Tensor, context: Context | None) -> Tensor:
+    def _go_up(
+        self,
+        h: Tensor,
+        skips: list[Tensor],
+        embedding: Tensor,
+        context: Context | None,
+        perturbation: Perturbation | None,
+    ) -> Tensor:
         every = self.config.skips == "every"
         for level in levels(self.up):
             for stage in level.stages:
                 if every or stage is level.stages[0]:
                     h = torch.cat((h, skips.pop()), 1)
-                h = self._run(stage, h, embedding, context)
+                h = self._run(stage, h, embedding, context, perturbation)
             if level.move is not None:
                 h = self._run(level.move, h, embedding, skips[-1].shape[-2:])
         return h
@@ -98,6 +130,28 @@ class UNet(nn.Module):
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(module, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
         return module(*inputs)  # type: ignore[no-any-return]
+
+
+def name_layers(network: nn.Module) -> tuple[str, ...]:
+    """Give each block with self-attention its name in the network; returns them in the order they run."""
+    names = []
+    for name, module in network.named_modules():
+        if isinstance(module, Perturbable) and module.has_self_attention:
+            module.name = name
+            names.append(name)
+    return tuple(names)
+
+
+def within(names: tuple[str, ...], place: str) -> tuple[str, ...]:
+    """The names that are `place` or lie in it."""
+    return tuple(name for name in names if f"{name}.".startswith(f"{place}."))
+
+
+def default_layers(names: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """Those of the middle; where it has none, of the coarsest of `count` levels that has any, on both ways."""
+    places = [("middle",), *((f"down.{i}", f"up.{count - 1 - i}") for i in reversed(range(count)))]
+    found = (tuple(name for place in group for name in within(names, place)) for group in places)
+    return next(layers for layers in found if layers)
 
 
 def levels(modules: nn.ModuleList) -> Iterator[Level]:

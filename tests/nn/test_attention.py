@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from guided.nn.attention import Context, CrossAttention, SelfBlock, attend, attend_bmm
+from guided.nn.attend import attend, attend_bmm
+from guided.nn.attention import Context, CrossAttention, SelfBlock
 from guided.nn.config import UNetConfig
 from tests.nn.tools import wake
 
