@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import pathlib
+import sys
 from types import ModuleType
 
 import pytest
@@ -16,6 +17,7 @@ def load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # a dataclass looks its module up
     spec.loader.exec_module(module)
     return module
 
@@ -28,6 +30,14 @@ def test_steering_sharpens_the_class() -> None:
 def test_a_solver_of_ones_own_beats_euler() -> None:
     found = load("own_sampler").main(n=4000)
     assert found["Midpoint, plain"] < found["euler, plain"]
+
+
+def test_a_term_of_ones_own_moves_its_target_with_every_solver_and_beside_other_terms() -> None:
+    found = load("own_guide").main(n=100)
+    for solver in ("euler", "heun", "dpmpp_2m", "Nudge"):
+        plain, alone, beside = (value for key, value in found.items() if key.endswith(f", {solver}"))
+        assert plain < -0.4 and 0.2 < alone < 0.45 and beside > plain + 0.4
+    assert found["cfg(1), euler"] == pytest.approx(found["cfg(1), Nudge"], abs=1e-12)
 
 
 def test_training_on_shapes(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,8 @@ class Rescale(Shaping):
     stage: ClassVar[int] = 2
 
     def __call__(self, D: Tensor, base: Tensor, state: Any) -> tuple[Tensor, Any]:
-        ratio = _std(base) / _std(D).clamp_min(torch.finfo(D.dtype).tiny)
+        before, after = _std(base), _std(D)
+        ratio = torch.where(after > 0, before / after, torch.ones_like(after))  # nothing to rescale in a flat picture
         return D * (1 + self.phi * (ratio - 1)), state
 
     def __repr__(self) -> str:
@@ -151,7 +152,7 @@ class Rescale(Shaping):
 
 
 def _std(x: Tensor) -> Tensor:
-    return x.flatten(1).std(1).reshape(-1, *[1] * (x.ndim - 1))
+    return x.flatten(1).std(1, correction=0).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def rescale(phi: float = 0.7) -> Rescale:
