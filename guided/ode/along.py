@@ -25,10 +25,9 @@ def integrate(
 ) -> Tensor:
     """Follow the probability-flow ODE along a path that falls, rises or does both, and return the last x (B, *).
 
-    x: (B, *) float32 or float64, at path[0]. path: 1-D list of noise levels. solver: a callable or its name; a
-    multistep one begins anew where the path turns. A move up from 0 begins at `lo` (or at its end, if that is lower)
-    with x as it is: below, the ODE moves x by about lo^2 / 2 times the score. Raises ValueError for another dtype or
-    path.
+    x: (B, *) float32 or float64, at path[0]. path: 1-D list of noise levels. solver: a callable or its name. A move up
+    from 0 begins at `lo` (or at its end, if that is lower) with x as it is: below, the ODE moves x by about lo^2 / 2
+    times the score. Raises ValueError for another dtype or path.
     """
     _check_dtype(x)
     path = torch.as_tensor(path, dtype=torch.float64, device="cpu")
@@ -36,14 +35,11 @@ def integrate(
         raise ValueError(f"a path is a 1-D list of finite noise levels >= 0, got {path}")
     step = solvers.by_name(solver) if isinstance(solver, str) else solver
     cond = cond if cond is not None else Cond()
-    memory, rose = None, False
+    memory = None
     for here, there in pairwise(path):
         start = torch.clamp(there, max=lo) if here == 0 else here
-        rises = bool(there > start)
-        if there == start:
-            continue
-        x, memory = step(denoise, x, start, there, cond, memory if rises == rose else None, there)
-        rose = rises
+        if there != start:
+            x, memory = step(denoise, x, start, there, cond, memory, there)
     return x
 
 

@@ -28,7 +28,8 @@ class Belm:
     w_next = (1/g + 1/h) z' - w and z_next = z + h^2 w_next: a sum that can be taken back. z = x cos(t) and
     t = atan(sigma) are chosen because the scheme has a second solution, w alternating in sign, that shrinks only where
     the first one grows: in this frame neither does much, and the steps of a usual grid shrink where noise is low.
-    The first step is Euler's. One evaluation a step; on a noisy path and in a step to 0 it is of first order.
+    The first step is Euler's: it costs no order but on a path whose steps alternate in length. One evaluation a step;
+    on a noisy path and in a step to 0 it is Euler's throughout.
     """
 
     evaluations: ClassVar[int] = 1
