@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 EXAMPLE = "For example: [bold]guided eval runs/emoji32 --against emoji --w 1,2,4[/bold]"
 Guided = Annotated[str, typer.Option("--w", help="Guidance weights, such as 1,2,4; the model's by default.")]
-Many = Annotated[int | None, typer.Option("--n", help="Pictures drawn for each weight.")]
+Guides = Annotated[
+    list[str] | None,
+    typer.Option("--guide", metavar="EXPR", help="Guides beside the weights; may be given repeatedly."),
+]
+Many = Annotated[int | None, typer.Option("--n", help="Pictures drawn each way.")]
 Judge = Annotated[str | None, typer.Option("--classifier", help="The folder of one; trained on DATA by default.")]
 Bound = Annotated[int, typer.Option("--likelihood", help="Pictures whose ELBO is computed; 0: none.")]
 Sheet = Annotated[pathlib.Path | None, typer.Option("--sheet", help="A contact sheet of what was drawn.")]
@@ -28,8 +32,9 @@ def evaluate(
     against: Annotated[str, typer.Option("--against", help="Real pictures: a folder, a file, a dataset, or shapes.")],
     n: Many = None,
     w: Guided = "",
+    guide: Guides = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Steps of the solver.")] = None,
-    solver: Annotated[str | None, typer.Option("--solver", help="euler, heun or dpmpp_2m.")] = None,
+    solver: Annotated[str | None, typer.Option("--solver", help="Any of guided.solvers.NAMES.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the first picture.")] = 0,
     batch: Annotated[int, typer.Option("--batch", help="Pictures drawn at once.")] = 64,
     size: Annotated[int | None, typer.Option("--size", help="Side at which two folders are compared.")] = None,
@@ -48,8 +53,8 @@ def evaluate(
     from guided import evaluate as judging
 
     options = judging.Options(
-        n=n, w=_weights(w), steps=steps, solver=solver, seed=seed, batch=batch, classifier=classifier,
-        likelihood=likelihood, size=size,
+        n=n, w=_weights(w), guide=tuple(guide or ()), steps=steps, solver=solver, seed=seed, batch=batch,
+        classifier=classifier, likelihood=likelihood, size=size,
     )  # fmt: skip
     judged: Model | str = common.open_model(subject, device, dtype) if judging.is_model(subject) else subject
     target = out or pathlib.Path(f"{pathlib.PurePath(subject).name or 'model'}-eval.json")

@@ -36,7 +36,9 @@ def generate(
     ] = None,
     negative: Annotated[str | None, typer.Option("--negative", help="What to steer away from.")] = None,
     size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT in pixels.")] = None,
-    solver: Annotated[str | None, typer.Option("--solver", help="euler, heun, dpmpp_2m, eab3, unipc3, ...: any of guided.solvers.NAMES.")] = None,
+    solver: Annotated[
+        str | None, typer.Option("--solver", help="euler, heun, dpmpp_2m, eab3, unipc3, ...: any of solvers.NAMES.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the first picture; the next ones count on.")] = 0,
     batch: Annotated[int | None, typer.Option("--batch", help="Pictures drawn at once.")] = None,
     out: Annotated[pathlib.Path, typer.Option("--out", help="Folder for the pictures.")] = pathlib.Path("out"),

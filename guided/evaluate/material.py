@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from torch import Tensor
 from guided import data
 from guided.data import BadPicture, Pictures, Record, Source, Split
 from guided.evaluate.features import levels
+from guided.evaluate.figures import Figure
 from guided.model import Model, Request, Result
 
+How = float | str | None
+"""A guidance weight, the text of a guide (`guided.guide.expression`), or None for no guidance."""
 Watch = Callable[[str, int, int], None]
 """Called as (what is being done, done, total)."""
 HOLD_OUT = {"share": 0.05, "pairs": 200}
@@ -101,6 +105,11 @@ def by_name(record: Record) -> str:
     return Path(record.name).name
 
 
+def told(how: How) -> str:
+    """The setting as a report names it."""
+    return "" if how is None else how if isinstance(how, str) else f"w = {how:g}"
+
+
 @dataclass(frozen=True, eq=False)
 class Artist:
     """A model with the settings it is judged at."""
@@ -113,20 +122,21 @@ class Artist:
     watch: Watch | None = None
 
     def draw(
-        self, w: float | None, prompts: Sequence[str] | None = None, labels: Sequence[int] | None = None, n: int = 1
+        self, how: How, prompts: Sequence[str] | None = None, labels: Sequence[int] | None = None, n: int = 1
     ) -> Result:
-        """n pictures for each prompt or label, or n alone; picture i has seed `seed + i`, the same at every w."""
+        """n pictures for each prompt or label, or n alone; picture i has seed `seed + i`, the same however guided."""
         request = Request(
             prompts=None if prompts is None else list(prompts),
             labels=None if labels is None else list(labels),
             n=n,
-            w=w,
+            w=None if isinstance(how, str) else how,
+            guide=how if isinstance(how, str) else None,
             steps=self.steps,
             solver=self.solver,
             seed=self.seed,
             batch=self.batch,
         )
-        what = "drawing" if w is None else f"drawing at w = {w:g}"
+        what = "drawing" if how is None else f"drawing at {told(how)}"
         result = None
         for progress in self.model.drawing(request):
             result = progress.result
@@ -136,10 +146,22 @@ class Artist:
         return result
 
     def pictures(
-        self, w: float | None, prompts: Sequence[str] | None = None, labels: Sequence[int] | None = None, n: int = 1
+        self, how: How, prompts: Sequence[str] | None = None, labels: Sequence[int] | None = None, n: int = 1
     ) -> Tensor:
         """`draw` as uint8 (N, C, H, W)."""
-        return levels(self.draw(w, prompts, labels, n).tensor)
+        return levels(self.draw(how, prompts, labels, n).tensor)
+
+    def cost(self, how: How) -> Figure:
+        """How many evaluations of the model's own network a picture takes, by drawing one."""
+        rows: list[int] = []
+        network = self.model.denoiser.network
+        hook = network.register_forward_hook(lambda module, args, out: rows.append(len(args[0])))
+        try:
+            text, classes = "text" in self.model.encoders, bool(self.model.classes)
+            replace(self, watch=None).draw(how, ["a picture"] if text else None, [0] if classes else None)
+        finally:
+            hook.remove()
+        return Figure("network evaluations a picture", sum(rows), math.nan, math.nan, 1, told(how))
 
     @property
     def w(self) -> float:

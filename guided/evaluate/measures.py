@@ -20,7 +20,7 @@ from guided.evaluate.distances import MOST, coverage, density, enough, frechet, 
 from guided.evaluate.features import Blur, Features, Thumbnail, nearest, unit
 from guided.evaluate.figures import Figure, mean
 from guided.evaluate.likelihood import elbo
-from guided.evaluate.material import Artist, Real, Watch, by_name, thinned
+from guided.evaluate.material import Artist, How, Real, Watch, by_name, thinned, told
 from guided.evaluate.network import Classifier
 from guided.model import Model
 from guided.noise import Noise
@@ -39,21 +39,24 @@ class Found:
     captions: Sequence[str] = ()
 
 
-def captions(artist: Artist, real: Real, ws: Sequence[float], n: int) -> Found:
-    """A captioned set: retrieval of n training captions at every w, then what was kept out at the best of them."""
+def captions(artist: Artist, real: Real, ways: Sequence[How], n: int) -> Found:
+    """A captioned set: retrieval of n training captions in each way, then what was kept out in the best of them."""
     space, plain = Thumbnail(), Blur()
     gallery = _gallery(real)
     rows = retrieval.training_rows(gallery, n)
     figures: list[Figure] = []
-    drawn: dict[float, Tensor] = {}
-    right: dict[float, float] = {}
-    for w in ws:
-        drawn[w] = artist.pictures(w, [gallery.caption(row) for row in rows])
-        found = retrieval.of_training(space, gallery, drawn[w], rows, f"w = {w:g}")
-        figures += [*found, _renamed(retrieval.of_training(plain, gallery, drawn[w], rows, f"w = {w:g}")[0])]
-        right[w] = found[0].value
-    best = max(ws, key=lambda w: right[w])
-    at = f"w = {best:g}"
+    drawn: dict[How, Tensor] = {}
+    right: dict[How, float] = {}
+    own = gallery.pictures[rows]
+    for how in ways:
+        at = told(how)
+        drawn[how] = artist.pictures(how, [gallery.caption(row) for row in rows])
+        found = retrieval.of_training(space, gallery, drawn[how], rows, at)
+        figures += [*found, _renamed(retrieval.of_training(plain, gallery, drawn[how], rows, at)[0])]
+        figures += looks(drawn[how], own, at)
+        right[how] = found[0].value
+    best = max(ways, key=lambda how: right[how])
+    at = told(best)
     pairs = list(gallery.split.held_pairs)
     if pairs:
         figures += retrieval.of_pairs(space, gallery, artist.pictures(best, [gallery.caption(r) for r in pairs]), at)
@@ -64,7 +67,7 @@ def captions(artist: Artist, real: Real, ws: Sequence[float], n: int) -> Found:
     settings = {
         "nearest picture in": space.name,
         "captions": f"{len(rows)} of training by hash; {len(pairs)} held-out pairs, {len(held)} of held-out bases",
-        "best w": f"{best:g}",
+        "best": at,
     }
     some = thinned(range(len(rows)), 64)
     shown = drawn[best][some]
@@ -99,7 +102,26 @@ def _gallery(real: Real) -> retrieval.Gallery:
     return retrieval.Gallery(pictures, real.records, data.Split(train, bases, pairs))
 
 
-def shapes(artist: Artist, ws: Sequence[float], n: int) -> Found:
+def looks(pictures: Tensor, own: Tensor, at: str) -> list[Figure]:
+    """What else is to be seen of pictures uint8 (N, C, H, W) beside those of the same captions.
+
+    The share of numbers at the limits, and the distance of the two sets in 8 px means, where they are many enough.
+    """
+    saturated = mean("saturation", _saturation(pictures), at, {"real": float(_saturation(own).mean())})
+    figures = [replace(saturated, percent=True)]
+    space = Blur(8)
+    features = space(pictures)
+    if min(len(pictures), len(own)) >= 2 * features.shape[1]:
+        figures.append(replace(frechet(features, space(own), at=at), name="FD in 8 px means"))
+    return figures
+
+
+def _saturation(pictures: Tensor) -> Tensor:
+    """Of each picture uint8, the share of its numbers that are 0 or 255."""
+    return ((pictures == 0) | (pictures == 255)).flatten(1).double().mean(1)
+
+
+def shapes(artist: Artist, ways: Sequence[How], n: int) -> Found:
     """Shapes: the exact parser's verdict on n captions of colour-shape pairs that were never in training."""
     recipe: dict[str, Any] = artist.model.card.get("recipe") or {}
     section = recipe.get("data", {}).get("shapes", {})
@@ -113,15 +135,16 @@ def shapes(artist: Artist, ws: Sequence[float], n: int) -> Found:
     texts = [str(record.caption) for record in source.records]
     figures: list[Figure] = []
     shown = None
-    for w in ws:
-        shown = artist.pictures(w, texts)
-        figures += prompt_accuracy(shown, texts, f"w = {w:g}")
+    own = torch.stack([torch.from_numpy(source.image(i, artist.model.size)).permute(2, 0, 1) for i in range(n)])
+    for how in ways:
+        shown = artist.pictures(how, texts)
+        figures += [*prompt_accuracy(shown, texts, told(how)), *looks(shown, own, told(how))]
     pairs = ", ".join(" ".join(pair) for pair in source.held_pairs())
     settings = {"captions": f"{n}, all of pairs never in training: {pairs}"}
     return Found(figures, settings, None if shown is None else shown[:64], texts[:64])
 
 
-def classes(artist: Artist, real: Real, ws: Sequence[float], n: int, judge: Classifier) -> Found:
+def classes(artist: Artist, real: Real, ways: Sequence[How], n: int, judge: Classifier) -> Found:
     """A set of classes: class accuracy, and distances to the training pictures, of n pictures, all classes as many."""
     if list(artist.model.classes) != list(judge.names):
         raise ValueError(f"the model draws {list(artist.model.classes)}, the classifier knows {list(judge.names)}")
@@ -134,9 +157,9 @@ def classes(artist: Artist, real: Real, ws: Sequence[float], n: int, judge: Clas
         beside["real, held out"] = class_accuracy(judge, held, real.labels(rows)).value
     figures: list[Figure] = []
     shown = None
-    for w in ws:
-        shown = artist.pictures(w, labels=labels)
-        at = f"w = {w:g}"
+    for how in ways:
+        shown = artist.pictures(how, labels=labels)
+        at = told(how)
         figures.append(class_accuracy(judge, shown, labels, at, beside))
         figures += distances(judge.space(shown), reference, floor, at)
     settings = _told_distances(judge.space, reference, floor)

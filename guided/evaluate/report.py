@@ -17,7 +17,7 @@ from guided import _files, data
 from guided.evaluate import measures
 from guided.evaluate.classifier import Schedule
 from guided.evaluate.figures import Figure
-from guided.evaluate.material import Artist, Real, Watch, real
+from guided.evaluate.material import Artist, How, Real, Watch, real
 from guided.evaluate.measures import Found
 from guided.evaluate.network import Classifier
 from guided.model import Model
@@ -34,14 +34,16 @@ CAPTIONS, SCENES, DRAWN = 200, 500, 1000
 class Options:
     """How to judge.
 
-    n: pictures a guidance weight (200 captions, 500 scenes or 1,000 of classes by default). w: the weights; by default
-    the card's. steps, solver: the card's by default. classifier: the folder of one; by default it is trained on the
-    labelled real pictures, `epochs` passes, and kept in the cache. likelihood: pictures a part whose ELBO is computed
-    at `moves` noise levels, 0 for none. size: side in pixels at which folders are compared, their own by default.
+    n: pictures each way (200 captions, 500 scenes or 1,000 of classes by default). w, guide: the ways, guidance weights
+    and guides as text; by default the card's weight. steps, solver: the card's by default. classifier: the folder of
+    one; by default it is trained on the labelled real pictures, `epochs` passes, and kept in the cache. likelihood:
+    pictures a part whose ELBO is computed at `moves` noise levels, 0 for none. size: side in pixels at which folders
+    are compared, their own by default.
     """
 
     n: int | None = None
     w: tuple[float, ...] = ()
+    guide: tuple[str, ...] = ()
     steps: int | None = None
     solver: str | None = None
     seed: int = 0
@@ -118,8 +120,8 @@ def evaluate(
     subject: a `Model`, or whatever `guided.load` opens, or a folder of pictures. against: whatever `data.open` opens,
     or "shapes". sheet: where to write a contact sheet of up to 64 pictures drawn. watch: called as (what, done, total).
 
-    - A model of captions: for the same n training captions at every w, the share whose nearest training picture has
-      their base caption (all, the largest group, the others), and at the best w the held-out pairs of base and tone
+    - A model of captions: for the same n training captions each way, the share whose nearest training picture has
+      their base caption (all, the largest group, the others), and in the best way the held-out pairs of base and tone
       and the held-out bases. The split is that of the model's recipe.
     - A model of shapes: the exact parser's verdict on captions of colour-shape pairs that were never in training.
     - A model of classes: class accuracy by a classifier, FD, KID, coverage and density, each against real pictures.
@@ -133,16 +135,17 @@ def evaluate(
     if model is None:
         return _folder(pathlib.Path(os.fspath(subject)), os.fspath(against), options, watch)  # type: ignore[arg-type]
     artist = Artist(model, options.steps, options.solver, options.seed, options.batch, watch)
-    ws = options.w or (artist.w,)
+    ways: tuple[How, ...] = (*options.w, *options.guide) or (artist.w,)
+    costs = [artist.cost(how) for how in ways] if options.guide else []  # refuses what is no guide before long work
     recipe = model.card.get("recipe") or {}
     if os.fspath(against) == "shapes" or os.fspath(against).startswith("shapes:"):
-        found, pictures = measures.shapes(artist, ws, options.n or SCENES), None
+        found, pictures = measures.shapes(artist, ways, options.n or SCENES), None
         preprocessing = "none: scenes are rendered at the model's size"
     else:
         pictures = real(os.fspath(against), model.size, recipe)
-        found = _judged(artist, pictures, ws, options, watch)
+        found = _judged(artist, pictures, ways, options, watch)
         preprocessing = pictures.preprocessing
-    figures = list(found.figures)
+    figures = [*found.figures, *costs]
     if options.likelihood and pictures is not None:
         figures += measures.likelihood(artist, pictures, options.likelihood, options.moves)
     if sheet is not None and found.shown is not None:
@@ -157,18 +160,18 @@ def evaluate(
     return Report(model.name, os.fspath(against), settings, tuple(figures))
 
 
-def _judged(artist: Artist, pictures: Real, ws: Sequence[float], options: Options, watch: Watch | None) -> Found:
+def _judged(artist: Artist, pictures: Real, ways: Sequence[How], options: Options, watch: Watch | None) -> Found:
     model = artist.model
     if "text" in model.encoders:
         if all(record.caption is None for record in pictures.records):
             raise ValueError(f"{model.name} draws captions, but the data has none; give captioned pictures")
-        return measures.captions(artist, pictures, ws, options.n or CAPTIONS)
+        return measures.captions(artist, pictures, ways, options.n or CAPTIONS)
     if model.classes:
         if not pictures.source.classes:
             raise ValueError(f"{model.name} draws classes, but the data has none; give labelled pictures")
         judge = _judge(pictures, options, watch)
         assert judge is not None
-        return measures.classes(artist, pictures, ws, options.n or DRAWN, judge)
+        return measures.classes(artist, pictures, ways, options.n or DRAWN, judge)
     drawn = artist.pictures(None, n=options.n or DRAWN)
     return measures.folder(drawn, pictures, _judge(pictures, options, watch))
 

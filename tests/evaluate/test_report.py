@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from guided.evaluate import Options, evaluate
+from guided.evaluate import Options, evaluate, measures
 from guided.evaluate.__main__ import main
 from guided.evaluate.classifier import Schedule, train_classifier
 from guided.evaluate.network import ClassifierConfig
@@ -77,8 +77,28 @@ def test_a_model_of_shapes() -> None:
     model = build.words_model(card={"recipe": {"seed": 3, "data": {"path": "shapes", "shapes": {"objects": 2}}}})
     report = evaluate(model, "shapes", Options(n=6, w=(1.0,), steps=1))
     assert {"count", "relation", "colour and shape", "all of them"} <= {figure.name for figure in report.figures}
-    assert all("chance" in figure.beside and figure.n == 6 for figure in report.figures)
+    assert all("chance" in f.beside and f.n == 6 for f in report.figures if f.name != "saturation")
     assert "never in training" in report.settings["captions"]
+
+
+def test_guides_as_text_are_judged_beside_weights_with_what_they_cost() -> None:
+    model = build.words_model(card={"recipe": {"seed": 3, "data": {"path": "shapes", "shapes": {"objects": 1}}}})
+    ways = ("cfg(3).during(1)", "cfg(3) + perturbed('identity', 2) >> rescale(0.7)")
+    report = evaluate(model, "shapes", Options(n=6, w=(1.0, 3.0), guide=ways, steps=2))
+    cost = {f.at: f.value for f in report.figures if f.name == "network evaluations a picture"}
+    assert cost == {"w = 1": 2, "w = 3": 4, ways[0]: 3, ways[1]: 6}
+    saturation = {f.at: f for f in report.figures if f.name == "saturation"}
+    assert set(saturation) == set(cost) and all(0 <= f.value <= 1 for f in saturation.values())
+    with pytest.raises(ValueError, match="unknown 'cgf'"):
+        evaluate(model, "shapes", Options(n=6, guide=("cgf(3)",), steps=2))
+
+
+def test_saturation_is_the_share_of_numbers_at_the_limits() -> None:
+    pictures = torch.full((2, 3, 4, 4), 7, dtype=torch.uint8)
+    pictures[0, :, 0] = 0
+    pictures[0, 0, 1] = 255
+    figure = measures.looks(pictures, pictures, "")[0]
+    assert figure.value == pytest.approx((16 / 48) / 2) and figure.beside["real"] == figure.value
 
 
 def test_a_model_of_classes_with_a_classifier_of_its_own(
