@@ -6,9 +6,9 @@ method wants to see again, None at the start; nothing is kept in the solver.
 """
 
 from guided.solvers.base import Memory, Solver
-from guided.solvers.data_form import SA, DataEAB, DPMpp, UniPC
+from guided.solvers.data_form import SA, DataEAB, DataForm, DPMpp, UniPC
 from guided.solvers.names import NAMES, by_name, dpm2, dpmpp_2m, dpmpp_2s, dpmpp_3m, eab, euler, heun
-from guided.solvers.noise_form import LMS, NoiseEAB
+from guided.solvers.noise_form import LMS, NoiseEAB, NoiseForm
 from guided.solvers.onestep import DPM2, DPMpp2S, Euler, Heun
 
 __all__ = [
@@ -19,10 +19,12 @@ __all__ = [
     "DPMpp",
     "DPMpp2S",
     "DataEAB",
+    "DataForm",
     "Euler",
     "Heun",
     "Memory",
     "NoiseEAB",
+    "NoiseForm",
     "Solver",
     "UniPC",
     "by_name",
