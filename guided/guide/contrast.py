@@ -12,7 +12,21 @@ from torch import Tensor
 from guided.cond import FIELDS, SEMANTIC, Cond
 from guided.denoiser import Denoise
 from guided.guide.planner import BASE, Branch
-from guided.guide.term import Contrast, Curve, Linear, Weight, checked, factor, plus, times, value, written
+from guided.guide.term import (
+    Contrast,
+    Curve,
+    Linear,
+    Number,
+    Weight,
+    checked,
+    factor,
+    inner,
+    is_value,
+    plus,
+    times,
+    value,
+    written,
+)
 from guided.noise import key
 from guided.perturbation import Perturbation
 
@@ -70,8 +84,12 @@ def between(weak: Denoise, w: Weight) -> Between:
     """Autoguidance (Karras et al. 2024, arXiv 2406.02507): away from a weaker denoiser, D = weak + w (D - weak).
 
     weak: another `Denoise` under the same condition: a smaller network, or an early snapshot (`Model.early`). w as in
-    `cfg`, neutral at 1.
+    `cfg`, neutral at 1. Raises TypeError for a weak denoiser under a guide with a state, which stands outermost.
     """
+    from guided.guide.guide import Guided
+
+    if isinstance(weak, Guided) and weak.guide.stateful:
+        raise TypeError(f"between: {weak.guide!r} carries a state and must stand outermost; leave it off the weak one")
     return Between(weak, checked("between", w))
 
 
@@ -148,8 +166,8 @@ class CfgPp(Contrast):
     def linear(self, sigma: Tensor, next_sigma: Tensor | None) -> Linear:
         if next_sigma is None:
             raise ValueError(
-                "cfgpp is defined for solvers with one evaluation a step, within `sample`: take euler or a multistep "
-                "solver, or cfg in its place"
+                "cfgpp is defined for solvers with one evaluation a step, within `sample` and in its outermost guide: "
+                "take euler or a multistep solver, or cfg in its place"
             )
         # In the frame's x0-form a step is x' = D + (s'/s) (x - D): noise from the null alone is this weight of CFG.
         w = self.strength / (1.0 - float(next_sigma) / sigma.double())
@@ -157,7 +175,7 @@ class CfgPp(Contrast):
 
     def describe(self) -> str:
         drop = "" if self.drop == SEMANTIC else f", drop={written(self.drop)}"
-        return f"cfgpp({self.strength:g}{drop})"
+        return f"cfgpp({written(self.strength)}{drop})"
 
 
 def cfgpp(strength: float, drop: Collection[str] = SEMANTIC) -> CfgPp:
@@ -221,7 +239,7 @@ class Perturbed(Contrast):
 
     def describe(self) -> str:
         p = self.perturbation
-        sigma = "" if math.isinf(p.sigma) else f", sigma={p.sigma:g}"
+        sigma = "" if math.isinf(p.sigma) else f", sigma={written(p.sigma)}"
         layers = "" if p.layers is None else f", layers={p.layers!r}"
         return f"perturbed({p.kind!r}, {written(self.scale)}{sigma}{layers})"
 
@@ -246,27 +264,29 @@ class PerpNeg(Curve):
     negative: tuple[tuple[Cond, Weight], ...]
 
     def branches(self, sigma: Tensor, next_sigma: Tensor | None) -> tuple[Branch, ...]:
-        return (BASE, NULL, *(Branch(cond=cond) for cond, _ in self.negative))
+        acting = self._acting(sigma, next_sigma)
+        if not acting and is_value(value(self.w, sigma, next_sigma), 1.0):
+            return ()
+        return (BASE, NULL, *(Branch(cond=cond) for cond, _ in acting))
 
     def change(self, found: tuple[Tensor, ...], sigma: Tensor, next_sigma: Tensor | None) -> Tensor:
         base, null, *others = found
         towards = base - null
-        square = _inner(towards, towards).clamp_min(torch.finfo(base.dtype).tiny)
+        square = inner(towards, towards).clamp_min(torch.finfo(base.dtype).tiny)
         moved = towards
-        for D, (_, weight) in zip(others, self.negative, strict=True):
+        for D, (_, weight) in zip(others, self._acting(sigma, next_sigma), strict=True):
             away = D - null
-            across = away - _inner(away, towards) / square * towards
-            moved = moved - factor(value(weight, sigma, next_sigma), base) * across
+            across = away - inner(away, towards) / square * towards
+            moved = moved - factor(weight, base) * across
         return null - base + factor(value(self.w, sigma, next_sigma), base) * moved
+
+    def _acting(self, sigma: Tensor, next_sigma: Tensor | None) -> list[tuple[Cond, Number]]:
+        weighed = ((cond, value(weight, sigma, next_sigma)) for cond, weight in self.negative)
+        return [(cond, weight) for cond, weight in weighed if not is_value(weight, 0.0)]
 
     def describe(self) -> str:
         negative = ", ".join(f"({written(cond)}, {written(w)})" for cond, w in self.negative)
         return f"perp_neg({written(self.w)}, {negative})"
-
-
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """The inner product image by image, shaped to multiply them."""
-    return (a * b).flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))
 
 
 def perp_neg(w: Weight, *negative: tuple[Cond, Weight]) -> PerpNeg:

@@ -26,6 +26,10 @@ class Gradient(Push):
     scale: Weight = 1.0
 
     @property
+    def base(self) -> bool:  # type: ignore[override]
+        return self.reads == "D"
+
+    @property
     def graph(self) -> bool:  # type: ignore[override]
         return self.reads == "D"
 
@@ -74,6 +78,11 @@ class ClassLogProb:
         index = torch.as_tensor(label, device=scores.device).expand(len(scores))
         found = scores.gather(1, index.clamp_min(0)[:, None]).squeeze(1)
         return torch.where(index < 0, torch.zeros_like(found), found)
+
+    def describe(self) -> str:
+        """The call that makes it."""
+        label = "" if self.label is None else f", {written(self.label)}"
+        return f"class_log_prob({written(self.classifier)}{label})"
 
 
 def class_log_prob(classifier: Callable[..., Tensor], label: Tensor | int | None = None) -> ClassLogProb:
@@ -132,10 +141,11 @@ class Tfg(Push):
         return torch.randn(D.shape[1:], generator=generator(f"guide/tfg/{level.hex()}", self.seed, k)).to(D)
 
     def describe(self) -> str:
-        return (
-            f"tfg({written(self.f)}, rho={written(self.rho)}, mu={written(self.mu)}, gamma={self.gamma:g}, "
-            f"iterations={self.iterations}, samples={self.samples}, seed={self.seed}, scale={written(self.scale)})"
-        )
+        said = {name: written(getattr(self, name)) for name in ("rho", "mu", "gamma", "iterations", "samples", "seed")}
+        usual = {name: written(getattr(Tfg, name)) for name in said}
+        rest = [f", {name}={text}" for name, text in said.items() if text != usual[name]]
+        scale = "" if written(self.scale) == "1" else f"{written(self.scale)} * "
+        return f"{scale}tfg({written(self.f)}{''.join(rest)})"
 
 
 def tfg(

@@ -84,6 +84,7 @@ class Guide:
 class Guided:
     """A denoiser under a guide: a `Denoise` like any other, which any number of threads may share.
 
+    It may be differentiated, by its networks' parameters and by x; where a term pushes, x must require grad for that.
     Raises TypeError where a guide with a state would be wrapped by another: it stands outermost.
     """
 
@@ -120,14 +121,14 @@ class Guided:
         shaping = [(i, s) for i, s in enumerate(guide.shaping) if contrasted or not s.contrasts]
 
         branches = [*weights, *(self._seen(branch) for curve in curves for branch in curve[2])]
-        if pushes or any(s.contrasts for _, s in shaping):
+        if any(push.base for _, push in pushes) or any(s.contrasts for _, s in shaping):
             branches.append(BASE)
-        graph = any(push.graph for _, push in pushes)
         # A caller who differentiates through the guide has a graph of his own, and gets gradients of gradients.
         recorded = torch.is_grad_enabled() and x.requires_grad
         leaf = x if recorded or not pushes else x.detach().requires_grad_()
-        found = planner.run(network, branches, x, sigma, cond, graph={BASE: leaf} if graph else {})
-        plain = found if recorded else {branch: D.detach() for branch, D in found.items()}
+        graph = {BASE: leaf} if any(push.graph for _, push in pushes) else {}
+        found = planner.run(network, branches, x, sigma, cond, graph)
+        plain = {branch: D.detach() if branch in graph and not recorded else D for branch, D in found.items()}
 
         total = _sum(weights, plain, x)
         for gate, curve, needed in curves:
@@ -136,7 +137,8 @@ class Guided:
         memory = list(state or [None] * len(guide.shaping))
         total = _shaped(total, plain, memory, [(i, s) for i, s in shaping if s.stage < AFTER_PUSHES])
         if pushes:
-            total = _pushed(total, pushes, Point(leaf, found[BASE], sigma, next_sigma, cond, recorded))
+            at = Point(leaf, found.get(BASE, total), sigma, next_sigma, cond, recorded)
+            total = _pushed(total, pushes, at)
         total = _shaped(total, plain, memory, [(i, s) for i, s in shaping if s.stage >= AFTER_PUSHES])
         for gate, exact in guide.acting(Exact, sigma):
             put = exact.put(total, sigma)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -19,8 +20,9 @@ from guided.perturbation import Perturbation, applied
 class Branch:
     """The recipe of one evaluation: which network, which condition, which of its fields are dropped, how disturbed.
 
-    denoise None: the guided denoiser itself. cond None: the condition of the call. Two branches are one where their
-    recipes are equal, so equal contents in two records are not searched for.
+    denoise None: the guided denoiser itself. cond None: the condition of the call; any other replaces its label, tokens
+    and vector, and its image and aug where it has its own. Two branches are one where their recipes are equal, so equal
+    contents in two records are not searched for.
     """
 
     denoise: Denoise | None = None
@@ -37,16 +39,22 @@ class Branch:
 
     def under(self, outer: Branch) -> Branch:
         """This branch of a guided denoiser, where that itself is evaluated as `outer`."""
+        dropped = outer.dropped
+        if self.cond is not None:
+            dropped = frozenset(field for field in dropped & BESIDE if getattr(self.cond, field) is None)
         return Branch(
             self.denoise or outer.denoise,
             self.cond if self.cond is not None else outer.cond,
-            self.dropped | (outer.dropped if self.cond is None else frozenset()),
+            self.dropped | dropped,
             self.perturbation or outer.perturbation,
         )
 
 
 BASE = Branch()
 """The conditional model as it is."""
+
+BESIDE = frozenset({"image", "aug"})
+"""The fields that a condition leaves as they are where it stands in for another, as the null does."""
 
 
 def accepted(denoise: Denoise) -> frozenset[str] | None:
@@ -82,8 +90,8 @@ def run(
 
 
 def _together(network: Denoise, group: list[Branch], x: Tensor, sigma: Tensor, cond: Cond) -> tuple[Tensor, ...]:
-    """The estimates of branches that share one call; a condition of one row is every image's."""
-    given = (cond if branch.cond is None else _for(branch.cond, len(x)) for branch in group)
+    """The estimates of branches that share one call."""
+    given = (cond if branch.cond is None else _instead(branch.cond, cond, len(x)) for branch in group)
     conds = [c.null(b.dropped) if b.dropped else c for b, c in zip(group, given, strict=True)]
     if len(group) == 1:
         return (network(x, sigma, conds[0]),)
@@ -93,5 +101,11 @@ def _together(network: Denoise, group: list[Branch], x: Tensor, sigma: Tensor, c
     return torch.split(D, len(x))
 
 
-def _for(cond: Cond, size: int) -> Cond:
-    return cond.index([0] * size) if cond.size == 1 and size > 1 else cond
+def _instead(other: Cond, cond: Cond, size: int) -> Cond:
+    """The condition of a branch in place of the call's; one of a single row is every image's."""
+    if other.size not in (None, 1, size):
+        raise ValueError(
+            f"a condition of a guide has {other.size} images, the call {size}: give one for all, or one each"
+        )
+    other = other.index([0] * size) if other.size == 1 and size > 1 else other
+    return dataclasses.replace(other, **{f: getattr(cond, f) for f in BESIDE if getattr(other, f) is None})

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from guided.guide.term import inner, written
+
 
 class Shaping(abc.ABC):
     """A map of the guided estimate D (B, *), which may read the conditional base and carry a state, batch first.
@@ -31,11 +33,6 @@ class Shaping(abc.ABC):
         """The shaped D, and the state of the next noise level."""
 
 
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """The inner product image by image, shaped to multiply them."""
-    return (a * b).flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))
-
-
 @dataclass(frozen=True)
 class Frequency(Shaping):
     """See `frequency`."""
@@ -46,13 +43,15 @@ class Frequency(Shaping):
     stage: ClassVar[int] = 0
 
     def __call__(self, D: Tensor, base: Tensor, state: Any) -> tuple[Tensor, Any]:
+        if self.low == self.high == 1:
+            return D, state
         delta = D - base
         coarse = _blurred(delta, self.levels)
         return base + self.high * (delta - coarse) + self.low * coarse, state
 
     def __repr__(self) -> str:
         levels = "" if self.levels == 1 else f", levels={self.levels}"
-        return f"frequency(low={self.low:g}, high={self.high:g}{levels})"
+        return f"frequency(low={written(self.low)}, high={written(self.high)}{levels})"
 
 
 def frequency(low: float = 1.0, high: float = 1.0, levels: int = 1) -> Frequency:
@@ -105,18 +104,24 @@ class Apg(Shaping):
         return self.beta != 0
 
     def __call__(self, D: Tensor, base: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if self.eta == 1 and self.beta == 0 and self.r is None:
+            return D, state
         delta = D - base
         if self.stateful:
-            delta = delta if state is None else delta + self.beta * state
-            state = delta
+            # An image that nothing is added to is left alone, as it would be in a batch of its own.
+            acts = (delta != 0).flatten(1).any(1).reshape(-1, *[1] * (D.ndim - 1))
+            before = torch.zeros_like(delta) if state is None else state
+            state = torch.where(acts, delta + self.beta * before, before)
+            delta = torch.where(acts, state, delta)
         if self.r is not None:
-            size = (_inner(delta, delta) / delta[0].numel()).sqrt()
+            size = (inner(delta, delta) / delta[0].numel()).sqrt()
             delta = delta * (self.r / size.clamp_min(torch.finfo(size.dtype).tiny)).clamp(max=1)
-        along = _inner(delta, base) / _inner(base, base).clamp_min(torch.finfo(base.dtype).tiny) * base
+        along = inner(delta, base) / inner(base, base).clamp_min(torch.finfo(base.dtype).tiny) * base
         return base + delta + (self.eta - 1) * along, state
 
     def __repr__(self) -> str:
-        return f"apg(eta={self.eta:g}, beta={self.beta:g}" + (")" if self.r is None else f", r={self.r:g})")
+        r = "" if self.r is None else f", r={written(self.r)}"
+        return f"apg(eta={written(self.eta)}, beta={written(self.beta)}{r})"
 
 
 def apg(eta: float = 0.0, beta: float = -0.5, r: float | None = None) -> Apg:
@@ -148,7 +153,7 @@ class Rescale(Shaping):
         return D * (1 + self.phi * (ratio - 1)), state
 
     def __repr__(self) -> str:
-        return f"rescale({self.phi:g})"
+        return f"rescale({written(self.phi)})"
 
 
 def _std(x: Tensor) -> Tensor:
@@ -177,12 +182,13 @@ class Threshold(Shaping):
 
     def __call__(self, D: Tensor, base: Tensor, state: Any) -> tuple[Tensor, Any]:
         limit = 1.0 if self.limit is None else self.limit
-        q = D.abs().flatten(1).float().quantile(self.p, dim=1).to(D).clamp(min=limit)
+        q = D.abs().flatten(1).quantile(self.p, dim=1).clamp(min=limit)
         q = q.reshape(-1, *[1] * (D.ndim - 1))
         return D.clamp(-q, q) * (limit / q), state
 
     def __repr__(self) -> str:
-        return f"threshold({self.p:g})" if self.limit is None else f"threshold({self.p:g}, {self.limit:g})"
+        limit = "" if self.limit is None else f", {written(self.limit)}"
+        return f"threshold({written(self.p)}{limit})"
 
 
 def threshold(p: float = 0.995, limit: float | None = None) -> Threshold:
@@ -210,7 +216,7 @@ class Clip(Shaping):
         return D.clamp(-limit, limit), state
 
     def __repr__(self) -> str:
-        return "clip()" if self.limit is None else f"clip({self.limit:g})"
+        return "clip()" if self.limit is None else f"clip({written(self.limit)})"
 
 
 def clip(limit: float | None = None) -> Clip:

@@ -77,7 +77,7 @@ class Term(abc.ABC):
         return float(acts) if acts.ndim == 0 else acts.double()
 
     def __repr__(self) -> str:
-        interval = "" if (self.lo, self.hi) == (0.0, math.inf) else f".during({self.lo:g}, {self.hi:g})"
+        interval = "" if (self.lo, self.hi) == (0.0, math.inf) else f".during({written(self.lo)}, {written(self.hi)})"
         return f"{self.describe()}{interval}"
 
     @abc.abstractmethod
@@ -107,7 +107,7 @@ class Curve(Term):
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """Where a push stands: the conditional base D at (x, sigma), never the guided sum.
+    """Where a push stands: the conditional base D at (x, sigma), never the guided sum (which stands in unread).
 
     For a push that differentiates the network, D hangs on x by its graph; it may be read as often as is needed.
     """
@@ -138,7 +138,8 @@ class Point:
 class Push(Term):
     """The term adds scale times `change` to D; neutral at scale 0, where nothing is evaluated for it."""
 
-    graph: ClassVar[bool] = True  # whether `change` differentiates the network
+    base: ClassVar[bool] = True  # whether `change` reads D
+    graph: ClassVar[bool] = True  # whether it differentiates D
     scale: Weight
 
     @abc.abstractmethod
@@ -160,7 +161,9 @@ def value(weight: Weight, sigma: Tensor, next_sigma: Tensor | None) -> Number:
 
 
 def checked(name: str, weight: Weight) -> Weight:
-    """The weight itself; ValueError for a tensor that is not (), (B,) or (B, 1, H, W)."""
+    """The weight itself; TypeError for what is no weight, ValueError for a tensor not (), (B,) or (B, 1, H, W)."""
+    if not isinstance(weight, int | float | Tensor) and not callable(weight):
+        raise TypeError(f"{name}: a weight is a number, a tensor or a function of (sigma, next_sigma), got {weight!r}")
     if isinstance(weight, Tensor) and weight.ndim not in (0, 1) and (weight.ndim != 4 or weight.shape[1] != 1):
         raise ValueError(f"{name}: a tensor weight is (B,) or (B, 1, H, W), got {tuple(weight.shape)}")
     return weight
@@ -171,13 +174,16 @@ def written(weight: object) -> str:
     if isinstance(weight, bool) or weight is None or isinstance(weight, str):
         return repr(weight)
     if isinstance(weight, int | float):
-        return f"{weight:g}"
+        short = f"{weight:g}"
+        return short if float(short) == weight else repr(weight)  # what is read back is the same number
     if isinstance(weight, Tensor):
-        return f"{float(weight):g}" if weight.ndim == 0 else f"<{'x'.join(map(str, weight.shape))}>"
+        return written(float(weight)) if weight.ndim == 0 else f"<{'x'.join(map(str, weight.shape))}>"
     if isinstance(weight, frozenset | set):
         return f"{{{', '.join(map(repr, sorted(weight)))}}}"
     if isinstance(weight, Cond):
         return "..."
+    if hasattr(weight, "describe"):
+        return str(weight.describe())
     return getattr(weight, "__name__", type(weight).__name__)
 
 
@@ -187,10 +193,22 @@ def is_value(weight: Number, number: float) -> bool:
 
 
 def factor(weight: Number, x: Tensor) -> Number:
-    """The weight as a factor of x, in x's dtype and on its device: D never takes the weight's."""
+    """The weight as a factor of x, in x's dtype and on its device: D never takes the weight's.
+
+    Raises ValueError where it is neither one number nor fits the images x (B, *).
+    """
     if not isinstance(weight, Tensor):
         return weight
-    return spread(weight, x) if weight.ndim < 2 else weight.to(x)
+    weight = spread(weight, x) if weight.ndim < 2 else weight.to(x)
+    sizes = zip(weight.shape, x.shape, strict=False)
+    if weight.ndim not in (0, x.ndim) or any(size not in (1, n) for size, n in sizes):
+        raise ValueError(f"a weight of shape {tuple(weight.shape)} does not fit images of shape {tuple(x.shape)}")
+    return weight
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """The inner product image by image, shaped to multiply them."""
+    return (a * b).flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))
 
 
 def _lift(weight: Number, other: Number) -> Number:
