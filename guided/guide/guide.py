@@ -172,7 +172,7 @@ def _leaves(guided: Guided, sigma: Tensor, next_sigma: Tensor | None) -> tuple[D
         for branch, weight in outer.items():
             parts = inner.items() if branch.denoise is None else [(BASE, 1.0)]
             for leaf, share in parts:
-                under = leaf.under(branch)
+                under = guided._seen(leaf.under(branch))
                 sums[under] = plus(sums.get(under, 0.0), times(weight, share))
     return network, {branch: weight for branch, weight in sums.items() if not is_value(weight, 0.0)}
 

@@ -11,12 +11,12 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from guided.cond import Cond
+from guided.cond import FIELDS, SEMANTIC, Cond
 from guided.denoiser import Denoise
 from guided.perturbation import Perturbation, applied
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Branch:
     """The recipe of one evaluation: which network, which condition, which of its fields are dropped, how disturbed.
 
@@ -30,12 +30,23 @@ class Branch:
     dropped: frozenset[str] = frozenset()
     perturbation: Perturbation | None = None
 
+    def _recipe(self) -> tuple[object, ...]:
+        # By identity: a denoiser need not be hashable.
+        return id(self.denoise), id(self.cond), self.dropped, self.perturbation
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Branch) and self._recipe() == other._recipe()
+
+    def __hash__(self) -> int:
+        return hash(self._recipe())
+
     def seen_by(self, accepts: Collection[str] | None) -> Branch:
-        """The same evaluation without what the network cannot see."""
-        if accepts is None:
-            return self
-        cond = self.cond if accepts else None
-        return Branch(self.denoise, cond, self.dropped & frozenset(accepts), self.perturbation)
+        """The same evaluation without what the network cannot see: then the nulls of all conditions are one."""
+        seen = frozenset(FIELDS if accepts is None else accepts)
+        dropped, cond = self.dropped & seen, self.cond
+        if cond is not None and SEMANTIC & seen <= dropped:
+            cond = cond if any(getattr(cond, field) is not None for field in BESIDE & seen - dropped) else None
+        return Branch(self.denoise, cond, dropped, self.perturbation)
 
     def under(self, outer: Branch) -> Branch:
         """This branch of a guided denoiser, where that itself is evaluated as `outer`."""

@@ -39,6 +39,7 @@ def test_a_method_changes_the_estimate_at_its_default(method: Method) -> None:
 NEUTRAL = {name: method.neutral for name, method in METHODS.items() if method.neutral is not None}
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("guide", NEUTRAL.values(), ids=NEUTRAL)
 def test_a_neutral_guide_is_bitwise_the_conditional_model_with_one_evaluation(guide: Guide | Term) -> None:
     x, cond = batch()
