@@ -130,7 +130,7 @@ class VE:
 
 
 @dataclass(frozen=True)
-class Straight:
+class RectifiedFlow:
     """The straight path of flows, z = (1 - t) x0 + t n (Lipman et al. 2023; Liu et al. 2023).
 
     The network is shown `times` t, for t in [first, last], and predicts n - x0. t = 1 is sigma = infinity: `last` ends

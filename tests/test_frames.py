@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from guided import ode, path
 from guided.cond import Cond
 from guided.denoiser import EDM, X0, Denoiser, Parametrization, V
-from guided.frames import VE, VP, Framed, FromFrame, Karras, Score, Straight, SubVP
+from guided.frames import VE, VP, Framed, FromFrame, Karras, RectifiedFlow, Score, SubVP
 from guided.noise import generator
 from guided.oracle import GaussianMixture
 
@@ -81,7 +81,7 @@ class Published(nn.Module):
             x = z * (sigma**2 + d2).sqrt()
             D = self.D(x, sigma.flatten())
             return ((D - d2 / (sigma**2 + d2) * x) * (sigma**2 + d2).sqrt() / (sigma * d2**0.5)).to(z)
-        if isinstance(self.frame, Straight):
+        if isinstance(self.frame, RectifiedFlow):
             t = c / self.frame.times
             D = self.D(z / (1 - t), (t / (1 - t)).flatten())
             return ((z - (1 - t) * D) / t - D).to(z)
@@ -101,7 +101,7 @@ def mixture() -> GaussianMixture:
     )
 
 
-USUAL = [VP(), SubVP(), VE(), Straight(), Straight(times=1000.0), Karras(0.5), Karras(1.3)]
+USUAL = [VP(), SubVP(), VE(), RectifiedFlow(), RectifiedFlow(times=1000.0), Karras(0.5), Karras(1.3)]
 OTHER = [(VP(), V()), (VP(), Score(VP())), (SubVP(), X0()), (SubVP(), Score(SubVP()))]
 
 
@@ -114,7 +114,7 @@ def test_the_right_network_of_each_frame_is_the_oracle(frame, predicts) -> None:
     assert torch.allclose(found, mixture().denoise(x, levels), atol=1e-7)
 
 
-@pytest.mark.parametrize("frame", [VP(), SubVP(), VE(), Straight()], ids=repr)
+@pytest.mark.parametrize("frame", [VP(), SubVP(), VE(), RectifiedFlow()], ids=repr)
 def test_the_trained_levels_are_those_of_the_trained_times(frame) -> None:
     ends = torch.tensor([getattr(frame, "first", 0.0), getattr(frame, "last", 1.0)], dtype=F64)
     assert torch.allclose(frame.sigma(ends), torch.tensor([frame.lo, frame.hi], dtype=F64), rtol=1e-12)
@@ -205,7 +205,7 @@ def test_one_network_gives_one_image_under_all_frames() -> None:
     """In float32, on one path; and the same image as each SDE's own probability-flow ODE in its own time (eq. 13)."""
     levels = path.log_snr(40, LO, HI)[:-1]
     images = {}
-    for frame in [*SDES, Straight(), Karras()]:
+    for frame in [*SDES, RectifiedFlow(), Karras()]:
         denoise, x = one_image(frame)
         images[frame] = ode.integrate(denoise, x.float(), levels, None, "heun")
         exact = ode.adaptive(denoise, x, LO, HI, tol=1e-5).x
@@ -239,7 +239,7 @@ def own_ode(frame: object, denoise: FromFrame, x: Tensor) -> Tensor:
 def test_a_frame_is_a_parametrisation_like_the_others() -> None:
     """VP's noise prediction is `Eps`, the straight path's velocity `Flow`: only what is shown of the time differs."""
     sigma = torch.tensor([0.02, 1.0, 9.0], dtype=F64)
-    for frame in (VP(), Straight(), Karras(0.7)):
+    for frame in (VP(), RectifiedFlow(), Karras(0.7)):
         framed = Framed(frame, frame.predicts).coefficients(sigma)
         assert all(
             torch.allclose(a, b) for a, b in zip(framed[:3], frame.predicts.coefficients(sigma)[:3], strict=True)

@@ -29,7 +29,7 @@ def integrate(
     from 0 begins at `lo` (or at its end, if that is lower) with x as it is: below, the ODE moves x by about lo^2 / 2
     times the score. Raises ValueError for another dtype or path.
     """
-    _check_dtype(x)
+    check_dtype(x)
     path = torch.as_tensor(path, dtype=torch.float64, device="cpu")
     if path.ndim != 1 or len(path) < 1 or not bool((path.isfinite() & (path >= 0)).all()):
         raise ValueError(f"a path is a 1-D list of finite noise levels >= 0, got {path}")
@@ -62,7 +62,7 @@ def invert(
     it was, so that no refinement makes a round trip worse. Costs 1 + 2 refinements more ways, if any. Raises
     ValueError for a path that does not fall, or another dtype.
     """
-    _check_dtype(x)
+    check_dtype(x)
     path = torch.as_tensor(path, dtype=torch.float64, device="cpu")
     path = path[path > 0] if path.ndim == 1 and len(path) and path[-1] == 0 else path
     if path.ndim != 1 or len(path) < 2 or bool((path.diff() >= 0).any()) or refinements < 0:
@@ -86,6 +86,6 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
     return found
 
 
-def _check_dtype(x: Tensor) -> None:
+def check_dtype(x: Tensor) -> None:
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"x must be float32 or float64, got {x.dtype}; autocast belongs around the network alone")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from guided.cond import Cond
 from guided.denoiser import Denoise, spread
-from guided.ode.embedded import State, _enter, follow, turn
+from guided.ode.embedded import State, enter, follow, turn
 from guided.sampling import NoiseSource
 
 
@@ -46,7 +46,7 @@ def log_prob(
     """
     if probes < 1:
         raise ValueError(f"Hutchinson's estimate needs at least 1 probe, got {probes}")
-    z, start, end = _enter(x, lo, hi, tol, rising=True)
+    z, start, end = enter(x, lo, hi, tol, rising=True)
     cond = cond if cond is not None else Cond()
     dim, shape = x[0].numel(), x.shape[1:]
     signs = None if noise is None else [torch.where(noise(i, shape) < 0, -1.0, 1.0).to(x) for i in range(probes)]

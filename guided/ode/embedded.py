@@ -14,7 +14,7 @@ from torch import Tensor
 
 from guided.cond import Cond
 from guided.denoiser import Denoise, spread
-from guided.ode.along import _check_dtype
+from guided.ode.along import check_dtype
 
 State = tuple[Tensor, ...]
 Slope = Callable[[State, Tensor], State]
@@ -51,11 +51,11 @@ def adaptive(
     what it gets is free of its batch; those that arrive early wait, still in the batch but no longer counted. Raises
     ValueError for another range, tolerance or dtype; RuntimeError where an image does not arrive in 3000 evaluations.
     """
-    z, start, end = _enter(x, lo, hi, tol, rising)
+    z, start, end = enter(x, lo, hi, tol, rising)
     cond = cond if cond is not None else Cond()
 
     def slope(state: State, angle: Tensor) -> State:
-        x, sigma = state[0] / spread(angle.cos(), x=state[0]), angle.tan()
+        x, sigma = state[0] / spread(angle.cos(), state[0]), angle.tan()
         return (turn(x, denoise(x, sigma, cond), sigma),)
 
     (z,), evaluations = follow(slope, (z,), start, end, tol)
@@ -68,9 +68,9 @@ def turn(x: Tensor, D: Tensor, sigma: Tensor) -> Tensor:
     return ((x - D) / s - s * D) * (1 + s**2).rsqrt()
 
 
-def _enter(x: Tensor, lo: float, hi: float, tol: float, rising: bool) -> tuple[Tensor, Tensor, Tensor]:
+def enter(x: Tensor, lo: float, hi: float, tol: float, rising: bool) -> tuple[Tensor, Tensor, Tensor]:
     """z, and the angles (B,) where each image starts and ends."""
-    _check_dtype(x)
+    check_dtype(x)
     if not 0 < lo < hi < float("inf") or not tol > 0:
         raise ValueError(f"an adaptive solution needs 0 < lo < hi < inf and tol > 0, got lo={lo}, hi={hi}, tol={tol}")
     ends = torch.tensor([lo, hi] if rising else [hi, lo], dtype=torch.float64, device=x.device).atan()

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from guided.cond import Cond
 from guided.denoiser import Denoise
-from guided.ode.along import _check_dtype
+from guided.ode.along import check_dtype
 from guided.ode.embedded import turn
 from guided.solvers import Memory
 
+# Sums of multiples of 2^-26 are exact in float64 up to 2^27; a step of float32 is 2^-24 at 1.
 _GRID = 2.0**26
 
 
@@ -29,7 +30,7 @@ class Belm:
     t = atan(sigma) are chosen because the scheme has a second solution, w alternating in sign, that shrinks only where
     the first one grows: in this frame neither does much, and the steps of a usual grid shrink where noise is low.
     The first step is Euler's: it costs no order but on a path whose steps alternate in length. One evaluation a step;
-    on a noisy path and in a step to 0 it is Euler's throughout.
+    on a noisy path every step is a first one, and a step to 0 returns D.
     """
 
     evaluations: ClassVar[int] = 1
@@ -68,7 +69,7 @@ def belm(
     both in float64 meanwhile; the network computes in its own dtype. x: (B, *) float32 or float64 at path[0]. path:
     1-D list of levels above 0 that falls or rises at every move; ValueError otherwise.
     """
-    _check_dtype(x)
+    check_dtype(x)
     path = torch.as_tensor(path, dtype=torch.float64, device="cpu")
     moves = path.diff() if path.ndim == 1 else path
     if path.ndim != 1 or len(path) < 2 or not bool((path > 0).all()) or not bool((moves * moves[0] > 0).all()):
