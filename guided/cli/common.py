@@ -94,7 +94,7 @@ def open_model(path: str, device: str, dtype: str) -> Model:
 
     from guided import zoo
 
-    model = zoo.load(path)
+    model = zoo.load_model(path)
     model.to(place)
     precision: torch.dtype = getattr(torch, wanted)
     model.denoiser.autocast = None if wanted == "float32" else precision

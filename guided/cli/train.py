@@ -95,7 +95,6 @@ def _plan(recipe: Recipe, device: str, as_json: bool) -> None:
     import torch
 
     from guided import text
-    from guided.nn import UNet
     from guided.train import setup, workplace
 
     started = workplace.begun(pathlib.Path(recipe.out), recipe) is not None
@@ -105,7 +104,7 @@ def _plan(recipe: Recipe, device: str, as_json: bool) -> None:
     if recipe.data.condition == "text":
         encoder = text.open(recipe.text.encoder, length=recipe.text.length)
     with torch.device("meta"):
-        network = UNet(setup.network_config(recipe, source, encoder))
+        network = setup.make_network(recipe, setup.network_config(recipe, source, encoder))
     facts = {
         "recipe": recipe.model_dump(mode="json", exclude_unset=True),
         "out": recipe.out,

@@ -211,7 +211,7 @@ def _model(subject: Model | str | os.PathLike[str]) -> Model | None:
         return subject
     from guided import zoo
 
-    return zoo.load(subject) if is_model(subject) else None
+    return zoo.load_model(subject) if is_model(subject) else None
 
 
 def is_model(subject: str | os.PathLike[str]) -> bool:

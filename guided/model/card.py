@@ -7,7 +7,7 @@ import json
 import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -16,8 +16,8 @@ from torch.overrides import TorchFunctionMode
 from guided import denoiser as frames
 from guided import solvers
 from guided.codec import Codec, Pixels
-from guided.denoiser import Denoiser, Parametrization
-from guided.nn import UNet, UNetConfig
+from guided.denoiser import Parametrization
+from guided.nn import EncoderUNet, UNet, UNetConfig
 
 FORMAT = "guided-model/1"
 FILES = ("model.safetensors", "early.safetensors")
@@ -27,6 +27,15 @@ STEPS = 10_000
 _LIMIT = 8 << 20
 _PARAMETRIZATIONS = {kind.__name__: kind for kind in (frames.EDM, frames.Eps, frames.X0, frames.V, frames.Flow)}
 _CODECS = {"Pixels": Pixels}
+
+
+class Framed(Protocol):
+    """A network as it is placed in the common frame: a `Denoiser`, or a `NoisyClassifier`."""
+
+    network: nn.Module
+    parametrization: Parametrization
+    lo: float
+    hi: float
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:
@@ -120,13 +129,14 @@ def _number(value: object) -> bool:
 def network(values: Mapping[str, Any]) -> nn.Module:
     """The network of a card, without memory (on the meta device); raises ValueError."""
     described = _mapping("network", values.get("network"))
-    if described.get("class") != "UNet":
-        raise ValueError(f"network: expected the class UNet, got {described.get('class')!r:.80}")
+    if described.get("class") not in ("UNet", "EncoderUNet"):
+        raise ValueError(f"network: expected the class UNet or EncoderUNet, got {described.get('class')!r:.80}")
     config = _mapping("network.config", described.get("config"))
     _bounded(config)
     try:
         with torch.device("meta"), _Unset():
-            return UNet(UNetConfig.from_dict(config))
+            made = UNetConfig.from_dict(config)
+            return UNet(made) if described["class"] == "UNet" else EncoderUNet(made, values["size"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"network.config: {error}") from None
 
@@ -169,18 +179,24 @@ def codec(values: Mapping[str, Any]) -> Codec:
     return _CODECS[described["class"]]()  # type: ignore[return-value]
 
 
-def describe(denoiser: Denoiser, codec: Codec) -> dict[str, Any]:
+def describe(denoiser: Framed, codec: Codec) -> dict[str, Any]:
     """The entries of a card that the objects themselves know; raises TypeError for parts that a card cannot name."""
-    kind = type(denoiser.parametrization).__name__
-    if not isinstance(denoiser.network, UNet) or kind not in _PARAMETRIZATIONS or type(codec).__name__ not in _CODECS:
+    kind, network = type(denoiser.parametrization).__name__, denoiser.network
+    if (
+        not isinstance(network, UNet | EncoderUNet)
+        or kind not in _PARAMETRIZATIONS
+        or type(codec).__name__ not in _CODECS
+    ):
         raise TypeError(
             f"a model folder holds a UNet in one of {', '.join(_PARAMETRIZATIONS)} over one of "
-            f"{', '.join(_CODECS)}; got {type(denoiser.network).__name__}, {kind} and {type(codec).__name__}"
+            f"{', '.join(_CODECS)}; got {type(network).__name__}, {kind} and {type(codec).__name__}"
         )
     fields = dataclasses.asdict(denoiser.parametrization)  # type: ignore[call-overload]
+    size = {"size": list(network.size)} if isinstance(network, EncoderUNet) else {}
     return {
         "format": FORMAT,
-        "network": {"class": "UNet", "config": denoiser.network.config.to_dict()},
+        "network": {"class": type(network).__name__, "config": network.config.to_dict()},
+        **size,
         "parametrization": {"class": kind, **fields},
         "range": [denoiser.lo, denoiser.hi],
         "codec": {"class": type(codec).__name__},

@@ -18,6 +18,7 @@ from guided.model.conditioning import LazyEncoder
 from guided.model.drawing import Progress, run
 from guided.model.request import Request, Size, plan
 from guided.model.result import Result
+from guided.nn import UNet
 from guided.solvers import Solver
 from guided.text import TextEncoder
 
@@ -57,9 +58,9 @@ class Model:
         or ValueError where a file is damaged, of another kind, or does not fit its card. Warns (`NotFinite`) where
         weights hold NaN or infinity.
         """
-        opened = store.read(pathlib.Path(folder))
+        opened = store.read(pathlib.Path(folder), UNet, Denoiser)
         encoders = {} if opened.card.get("text") is None else {"text": LazyEncoder(opened.card["text"])}
-        model = cls(opened.denoiser, opened.codec, encoders, opened.card, early=opened.early, source=os.fspath(folder))
+        model = cls(opened.framed, opened.codec, encoders, opened.card, early=opened.early, source=os.fspath(folder))
         model._hash = opened.hash
         return model
 

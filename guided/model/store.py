@@ -7,27 +7,29 @@ import hashlib
 import json
 import math
 import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from guided import _files, _safetensors
 from guided.codec import Codec
-from guided.denoiser import Denoiser
+from guided.denoiser import Parametrization
 from guided.model import card as cards
+from guided.nn import EncoderUNet
 
+F = TypeVar("F", bound=nn.Module)
 MODEL, EARLY = cards.FILES
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, eq=False)
-class Opened:
+class Opened(Generic[F]):
     """The parts of a model that a folder holds."""
 
-    denoiser: Denoiser
+    framed: F
     codec: Codec
     card: dict[str, Any]
     early: dict[str, Tensor] | None
@@ -58,13 +60,21 @@ def place_of(path: pathlib.Path) -> pathlib.Path:
     raise FileNotFoundError(f"{path}: neither a model folder nor a training run: no card.json in it")
 
 
-def read(path: pathlib.Path) -> Opened:
-    """Open a model folder or the folder of a run; every file is checked first. Raises as `Model.open`."""
+def read(
+    path: pathlib.Path, kind: type[nn.Module], frame: Callable[[nn.Module, Parametrization, float, float], F]
+) -> Opened[F]:
+    """Open a model folder or the folder of a run; every file is checked first. Raises as `Model.open`.
+
+    kind: the network it must hold. frame: what puts it into the common frame.
+    """
     folder = place_of(path)
     values = cards.read(folder)
     network = cards.network(values)
+    if not isinstance(network, kind):
+        what = "a classifier of noisy pictures, which draws none" if holds_classifier(folder) else "no classifier"
+        raise ValueError(f"{folder}: holds {what}; guided.load opens it")
     try:
-        denoiser = Denoiser(network, cards.parametrization(values), *values["range"])
+        framed = frame(network, cards.parametrization(values), *values["range"])
         codec = cards.codec(values)
     except ValueError as error:
         raise ValueError(f"{folder / 'card.json'}: {error}") from None
@@ -75,8 +85,14 @@ def read(path: pathlib.Path) -> Opened:
         _hashed(folder, EARLY, values["sha256"])
         early = _weights(folder / EARLY, network)
     network.load_state_dict(weights, assign=True)
-    denoiser.eval().requires_grad_(False)
-    return Opened(denoiser, codec, values, early, digest)
+    framed.eval().requires_grad_(False)
+    return Opened(framed, codec, values, early, digest)
+
+
+def holds_classifier(path: pathlib.Path) -> bool:
+    """Whether the network of a folder is a classifier; raises as `read`."""
+    network = cards.read(place_of(path)).get("network")
+    return isinstance(network, dict) and network.get("class") == EncoderUNet.__name__
 
 
 def _hashed(folder: pathlib.Path, name: str, hashes: Mapping[str, str]) -> str:
@@ -103,7 +119,7 @@ def _weights(file: pathlib.Path, network: nn.Module) -> dict[str, Tensor]:
 
 def write(
     folder: pathlib.Path,
-    denoiser: Denoiser,
+    denoiser: cards.Framed,
     codec: Codec,
     card: Mapping[str, Any],
     early: Mapping[str, Tensor] | None,

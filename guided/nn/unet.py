@@ -32,11 +32,21 @@ class Level(nn.Module):
         self.move = move
 
 
-class UNet(nn.Module):
+class Body(nn.Module):
+    """Stages that run one by one; `checkpointing = True` trades a third more time for most of training's memory."""
+
+    checkpointing = False
+
+    def _run(self, module: nn.Module, *inputs: Any) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(module, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
+        return module(*inputs)  # type: ignore[no-any-return]
+
+
+class UNet(Body):
     """One U-Net for ADM, Stable Diffusion, DeepFloyd IF and our own (arXiv 2105.05233, 2112.10752).
 
-    `accepts` names the fields of `Cond` it sees; it ignores the others. Set `checkpointing = True` to trade
-    about a third more time for most of the memory of training. `attention_layers()` names what a
+    `accepts` names the fields of `Cond` it sees; it ignores the others. `attention_layers()` names what a
     `guided.perturbation.Perturbation` can act on.
     """
 
@@ -44,7 +54,6 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         self.accepts = config.accepts
-        self.checkpointing = False
         self.act = activation(config.act)
         self.vector = VectorPort(config, self.act)
         self.sequence = SequencePort(config) if config.token_width else None
@@ -125,11 +134,6 @@ class UNet(nn.Module):
             if level.move is not None:
                 h = self._run(level.move, h, embedding, skips[-1].shape[-2:])
         return h
-
-    def _run(self, module: nn.Module, *inputs: Any) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(module, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
-        return module(*inputs)  # type: ignore[no-any-return]
 
 
 def name_layers(network: nn.Module) -> tuple[str, ...]:

@@ -11,14 +11,15 @@ import torch
 
 import guided
 from guided.codec import Pixels
-from guided.model import Model
+from guided.denoiser import Denoiser
+from guided.model import Model, NoisyClassifier
 from guided.model.conditioning import LazyEncoder
 from guided.train.setup import Job
 from guided.train.state import State
 from guided.train.watch import averaged
 
 
-def model_of(job: Job, state: State, metrics: Mapping[str, Any]) -> Model:
+def model_of(job: Job, state: State, metrics: Mapping[str, Any]) -> Model | NoisyClassifier:
     """The first average's weights, with a card that says how they came about.
 
     No dates and no paths, but that of a text encoder that the recipe names by its folder.
@@ -34,7 +35,6 @@ def model_of(job: Job, state: State, metrics: Mapping[str, Any]) -> Model:
         "size": list(job.recipe.data.size),
         "classes": list(job.source.classes) if job.recipe.data.condition == "class" else None,
         "mean": job.mean(),
-        "defaults": {"steps": job.recipe.sample.steps, "w": job.recipe.sample.w},
         "recipe": recipe,
         "data": {**summary, **split, "held_pairs": len(job.split.held_pairs)},
         "metrics": dict(metrics),
@@ -46,7 +46,12 @@ def model_of(job: Job, state: State, metrics: Mapping[str, Any]) -> Model:
             "early_images": state.early_at,
         },
     }
+    if job.recipe.task == "denoiser":
+        card["defaults"] = {"steps": job.recipe.sample.steps, "w": job.recipe.sample.w}
     encoders = {} if tokens is None else {"text": LazyEncoder(tokens.spec)}
     denoiser = averaged(job, state.emas[0])
     denoiser.autocast = None  # as `Model.open` has it: precision is the drawer's choice, not the recipe's
+    if not isinstance(denoiser, Denoiser):
+        denoiser.card |= card
+        return denoiser
     return Model(denoiser, Pixels(), encoders, card, early=state.early)  # type: ignore[arg-type]

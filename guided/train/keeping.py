@@ -10,11 +10,12 @@ from pathlib import Path
 
 from guided import _files
 from guided.data import BadPicture
-from guided.model import Model
+from guided.denoiser import Denoiser
+from guided.model import Model, NoisyClassifier
 from guided.train import checkpoint
 from guided.train.batch import Broken
 from guided.train.log import Board, Lines
-from guided.train.loss import weight
+from guided.train.loss import objective
 from guided.train.setup import Job
 from guided.train.state import State
 from guided.train.update import Update
@@ -27,7 +28,7 @@ class Kept:
 
     held: Mapping[str, float] | None = None
     saved: Path | None = None
-    model: Model | None = None
+    model: Model | NoisyClassifier | None = None
     note: str | None = None
 
 
@@ -46,7 +47,7 @@ class Keeper:
     def __init__(self, job: Job, state: State, folder: Path, notes: Sequence[str] = ()) -> None:
         self.job, self.state, self.folder = job, state, folder
         recipe = job.recipe
-        self.weigh = weight(recipe.loss, recipe.denoiser.sigma_data, job.denoiser.parametrization)
+        self.objective = objective(recipe, job.denoiser.parametrization)
         self.losses = Lines(folder / "losses.jsonl", state.counter)
         self.bad = Lines(folder / "bad_samples.jsonl", state.counter)
         self.board = Board(folder / "tensorboard", state.counter, job.recipe.train.tensorboard)
@@ -90,14 +91,17 @@ class Keeper:
         return Kept(held or None, saved, model, note or None)
 
     def _hold(self) -> Mapping[str, float]:
-        held = self.state.held = self.held_out(averaged(self.job, self.state.emas[0]), self.weigh)
+        held = self.state.held = self.held_out(averaged(self.job, self.state.emas[0]), self.objective)
         self.board.scalars({f"held/{name}": value for name, value in held.items()}, self.state.counter)
         return held
 
     def _draw(self) -> None:
         file = self.folder / "previews" / f"{self.state.counter:09d}.png"
+        drawer = averaged(self.job, self.state.emas[0])
+        if not isinstance(drawer, Denoiser):
+            return
         try:
-            preview(self.job, averaged(self.job, self.state.emas[0]), file)
+            preview(self.job, drawer, file)
         except OSError as error:
             self._notes.append(f"no preview at {self.state.counter} images: {error}")
 
@@ -123,7 +127,7 @@ class Keeper:
             f"{self.state.size} bytes, {free.f_bavail * free.f_frsize} are free ({error.strerror})"
         )
 
-    def finish(self) -> Model:
+    def finish(self) -> Model | NoisyClassifier:
         """The model, saved in the run's folder; nothing temporary is left."""
         from guided.train.export import model_of
 

@@ -1,19 +1,31 @@
-"""The denoising loss of every parametrisation, written as weight(sigma) * mean((D - x0)^2)."""
+"""What is minimised: the denoising loss of every parametrisation, weight(sigma) * mean((D - x0)^2); cross-entropy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from guided.cond import Cond
 from guided.denoiser import Denoise, Parametrization, spread
 from guided.noise import generator
-from guided.train.recipe import LossSection
+from guided.train.recipe import LossSection, Recipe
 
 Weight = Callable[[Tensor], Tensor]
+Objective = Callable[[Any, Tensor, Tensor, Tensor, Cond], Tensor]
+"""(denoiser or classifier, x0, noise, sigma, cond) -> the loss of each image, (B,)."""
+
+
+def objective(recipe: Recipe, parametrization: Parametrization) -> Objective:
+    """The loss of a recipe's task."""
+    if recipe.task == "classifier":
+        return cross_entropy
+    weigh = weight(recipe.loss, recipe.denoiser.sigma_data, parametrization)
+    return lambda denoise, x0, noise, sigma, cond: loss(denoise, weigh, x0, noise, sigma, cond)
 
 
 def weight(section: LossSection, sigma_data: float, parametrization: Parametrization) -> Weight:
@@ -48,6 +60,18 @@ def loss(denoise: Denoise, weigh: Weight, x0: Tensor, noise: Tensor, sigma: Tens
     x = torch.addcmul(x0, spread(sigma, x0), noise)
     error = denoise(x, sigma, cond) - x0
     return spread(weigh(sigma), error).flatten() * error.square().flatten(1).mean(1)
+
+
+def cross_entropy(
+    classifier: Callable[[Tensor, Tensor], Tensor], x0: Tensor, noise: Tensor, sigma: Tensor, cond: Cond
+) -> Tensor:
+    """-ln p(label | x0 + sigma n; sigma) of each image in nats, (B,); 0 where the label is absent.
+
+    Arguments as in `loss`. Its minimiser is the exact class posterior at every noise level.
+    """
+    assert cond.label is not None
+    logits = classifier(torch.addcmul(x0, spread(sigma, x0), noise), sigma)
+    return F.cross_entropy(logits, cond.label, ignore_index=-1, reduction="none")
 
 
 class Uncertainty(nn.Module):

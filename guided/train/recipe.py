@@ -185,6 +185,7 @@ class Recipe(Section):
     """A whole run. Frozen; `load_recipe` makes one from a file."""
 
     name: Text = "run"
+    task: Annotated[str, one_of("denoiser", "classifier")] = "denoiser"  # the latter of noisy pictures, by class
     seed: Annotated[int, whole(0, 2**62)] = 0
     out: Text = ""
     data: Data
@@ -230,4 +231,18 @@ def load_recipe(
     else:
         values, where = reading.read(recipe), os.fspath(recipe)
     found = checked(Recipe, reading.overridden(values, overrides, TEXT_KEYS), where)
+    if found.task == "classifier" and (faults := _unfit(found)):
+        raise ValueError("\n".join(f"{where}: {fault}" for fault in faults))
     return found if found.out else found.model_copy(update={"out": f"runs/{found.name}"})
+
+
+def _unfit(recipe: Recipe) -> list[str]:
+    """What a recipe asks for that means nothing to a classifier."""
+    faults = []
+    if recipe.data.condition != "class":
+        faults.append(f"data.condition: expected class, which a classifier learns, got {recipe.data.condition}")
+    if "drop" in recipe.train.model_fields_set and recipe.train.drop:
+        faults.append("train.drop: a classifier learns the class of every picture; leave it out")
+    if recipe.loss.model_fields_set:
+        faults.append("loss: a classifier's is cross-entropy; leave the section out")
+    return faults

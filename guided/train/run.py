@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from guided.model import Model
+from guided.model import Model, NoisyClassifier, opened
 from guided.train import keeping, loss, processes, setup, workplace
 from guided.train.batch import Parts, loader
 from guided.train.optimizer import learning_rate
@@ -33,7 +33,7 @@ class Step:
 
     images: seen so far, of `total`. loss: mean over the batch, weighted. grad_norm: before clipping. held: held-out
     loss by sigma, where it was measured. saved: the checkpoint written. note: what a person should read. model: on
-    the last one.
+    the last one; of a recipe whose task is a classifier, the classifier.
     """
 
     images: int
@@ -45,7 +45,7 @@ class Step:
     held: Mapping[str, float] | None = None
     saved: Path | None = None
     note: str | None = None
-    model: Model | None = None
+    model: Model | NoisyClassifier | None = None
 
 
 def fit(
@@ -80,7 +80,7 @@ def _run(recipe: Recipe, device: str) -> Iterator[Step]:
         facts = workplace.begun(folder, recipe)
         done = keeping.finished(folder, recipe.train.images)
         if done is not None:
-            yield _finished(folder, done, Model.open(folder / "model"))
+            yield _finished(folder, done, opened(folder / "model"))
             return
         job = team.main_first(lambda: setup.prepare(recipe, team.device, facts))
         if team.main:
@@ -103,7 +103,7 @@ def _train(
     begin: Callable[[int], None],
 ) -> Iterator[Step]:
     recipe, train = job.recipe, job.recipe.train
-    weigh = loss.weight(recipe.loss, recipe.denoiser.sigma_data, job.denoiser.parametrization)
+    objective = loss.objective(recipe, job.denoiser.parametrization)
     parts = Parts(state.counter, train.images, train.batch_size, train.accumulate, team.rank, team.count)
     stream = iter(loader(job.samples, parts, recipe.data.workers, team.device.type == "cuda", begin))
     speed = Speed()
@@ -111,7 +111,7 @@ def _train(
         yield _finished(Path(recipe.out), state.counter, None if keeper is None else keeper.finish())
     while state.counter < train.images:
         before, lr = state.counter, learning_rate(train, state.counter)
-        made = update(state, islice(stream, train.accumulate), weigh, lr, team, stop.asked is not None)
+        made = update(state, islice(stream, train.accumulate), objective, lr, team, stop.asked is not None)
         if not made.applied and (not state.scaler.is_enabled() or state.skipped >= SKIPS):
             raise FloatingPointError(_diverged(made, state, lr, Path(recipe.out)))
         state.advance(made.applied)
@@ -138,7 +138,7 @@ class Speed:
         return images * (len(self._ends) - 1) / max(self._ends[-1] - self._ends[0], 1e-9)
 
 
-def _finished(folder: Path, images: int, model: Model | None) -> Step:
+def _finished(folder: Path, images: int, model: Model | NoisyClassifier | None) -> Step:
     note = f"{folder}: finished at {images} images; ask for more with train.images=, or for another run with out="
     nothing = float("nan")
     return Step(images, images, nothing, nothing, nothing, nothing, note=note, model=model)

@@ -18,7 +18,8 @@ from guided.cond import Cond
 from guided.data import BadPicture, Pictures, Record, Source, Split
 from guided.data.order import Order
 from guided.denoiser import EDM, X0, Denoiser, Eps, Flow, Parametrization, V
-from guided.nn import UNet, UNetConfig, preset
+from guided.model import NoisyClassifier
+from guided.nn import EncoderUNet, UNet, UNetConfig, preset
 from guided.noise import key
 from guided.train.batch import Samples
 from guided.train.levels import LogNormal
@@ -65,7 +66,7 @@ class Job:
     conditions: Conditions
     samples: Samples
     law: LogNormal
-    denoiser: Denoiser
+    denoiser: Denoiser | NoisyClassifier
     config: UNetConfig
     fingerprint: str
 
@@ -116,7 +117,7 @@ def prepare(recipe: Recipe, device: torch.device, facts: Mapping[str, Any] | Non
         tuple(record.caption for record in records),
         tuple(-1 if record.label is None else record.label for record in records),
         tokens,
-        config.accepts,
+        config.accepts if recipe.task == "denoiser" else frozenset({"label"}),
     )
     pictures = Pictures(source, recipe.data.size, recipe.data.channels, recipe.data.background, recipe.data.resize)
     law = LogNormal(recipe.noise.mean, recipe.noise.std, recipe.denoiser.lo, recipe.denoiser.hi)
@@ -125,7 +126,7 @@ def prepare(recipe: Recipe, device: torch.device, facts: Mapping[str, Any] | Non
         if recipe.data.balance == "base"
         else Order.uniform(split.train, recipe.seed)
     )
-    drop = recipe.train.drop if recipe.data.condition != "none" else 0.0
+    drop = recipe.train.drop if recipe.data.condition != "none" and recipe.task == "denoiser" else 0.0
     samples = Samples(pictures, order, split.train, conditions, law, recipe.seed, drop, recipe.data.flip)
     denoiser = make_denoiser(recipe, config).to(device=device, dtype=DTYPES[recipe.train.precision])
     if device.type == "cuda":
@@ -139,7 +140,8 @@ def open_source(recipe: Recipe) -> Source:
     if section.path == "shapes":
         from guided.data.shapes import ShapesSource
 
-        return ShapesSource(section.shapes.n, recipe.seed, section.shapes.objects, section.shapes.hold_out)
+        shapes, classed = section.shapes, section.condition == "class"
+        return ShapesSource(shapes.n, recipe.seed, shapes.objects, shapes.hold_out, classed=classed)
     source: Source = data.open(
         section.path, format=section.format, caption_key=section.caption_key, label_key=section.label_key
     )
@@ -199,7 +201,9 @@ def network_config(recipe: Recipe, source: Source, tokens: text.TokenCache | Non
     changes = recipe.changes()
     fitted: dict[str, Any] = {"in_channels": recipe.data.channels, "out_channels": recipe.data.channels}
     base = preset(recipe.model.preset)  # type: ignore[attr-defined]
-    if recipe.data.condition == "class":
+    if recipe.task == "classifier":
+        fitted |= {"out_channels": len(source.classes), "classes": 0}
+    elif recipe.data.condition == "class":
         fitted["classes"] = len(source.classes)
     if tokens is not None:
         if changes.get("token_width", base.token_width):
@@ -213,6 +217,8 @@ def network_config(recipe: Recipe, source: Source, tokens: text.TokenCache | Non
         config = preset(recipe.model.preset, **{**changes, **fitted})  # type: ignore[attr-defined]
     except ValueError as error:
         raise ValueError(f"model.{error}") from None
+    if recipe.task == "classifier":
+        return config
     needed = {"text": {"tokens", "vector"}, "class": {"label"}, "none": set()}[recipe.data.condition]
     if needed and not needed & config.accepts:
         raise ValueError(
@@ -235,13 +241,22 @@ def parametrization(recipe: Recipe) -> Parametrization:
     return kinds[section.parametrization]
 
 
-def make_denoiser(recipe: Recipe, config: UNetConfig) -> Denoiser:
-    """The network, its first weights a function of the seed, as a denoiser."""
+def make_network(recipe: Recipe, config: UNetConfig) -> UNet | EncoderUNet:
+    """The network of the recipe's task, its first weights a function of the seed; ValueError where they clash."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key("train/init", recipe.seed, 0))
-        network = UNet(config)
+        try:
+            network = UNet(config) if recipe.task == "denoiser" else EncoderUNet(config, recipe.data.size)
+        except ValueError as error:
+            raise ValueError(f"model: {error}") from None
     network.checkpointing = recipe.train.checkpointing
-    denoiser = Denoiser(network, parametrization(recipe), recipe.denoiser.lo, recipe.denoiser.hi)
+    return network
+
+
+def make_denoiser(recipe: Recipe, config: UNetConfig) -> Denoiser | NoisyClassifier:
+    """The network as a denoiser, or as a classifier of noisy pictures."""
+    frame = Denoiser if recipe.task == "denoiser" else NoisyClassifier
+    denoiser = frame(make_network(recipe, config), parametrization(recipe), recipe.denoiser.lo, recipe.denoiser.hi)
     denoiser.autocast = AUTOCAST.get(recipe.train.precision)
     return denoiser
 

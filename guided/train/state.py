@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from guided.denoiser import Denoiser
+from guided.model import NoisyClassifier
 from guided.train import checkpoint, optimizer
 from guided.train.ema import PowerEMA
 from guided.train.loss import Uncertainty
@@ -23,7 +24,7 @@ class State:
     loss last measured.
     """
 
-    def __init__(self, recipe: Recipe, denoiser: Denoiser) -> None:
+    def __init__(self, recipe: Recipe, denoiser: Denoiser | NoisyClassifier) -> None:
         self.recipe = recipe
         self.denoiser = denoiser
         self.network: nn.Module = denoiser.network

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from guided.noise import key
 from guided.train.batch import Batch, Broken
-from guided.train.loss import Weight, loss
+from guided.train.loss import Objective
 from guided.train.processes import Team
 from guided.train.state import State
 
@@ -34,7 +34,7 @@ class Update:
     suspects: tuple[str, ...]
 
 
-def update(state: State, parts: Iterator[Batch], weigh: Weight, lr: float, team: Team, stop: bool) -> Update:
+def update(state: State, parts: Iterator[Batch], objective: Objective, lr: float, team: Team, stop: bool) -> Update:
     """Make one update from the parts of a batch; it is not applied where loss or gradient are not finite.
 
     The gradient is that of the mean over the whole batch, whatever it was cut into.
@@ -45,7 +45,7 @@ def update(state: State, parts: Iterator[Batch], weigh: Weight, lr: float, team:
     for part in parts:
         batch = part.to(team.device, state.weights[0].dtype)
         with counted_dropout(state, batch.counters[0]):
-            each = loss(state.denoiser, weigh, batch.x0, batch.noise, batch.sigma, batch.cond)
+            each = objective(state.denoiser, batch.x0, batch.noise, batch.sigma, batch.cond)
             aim = each if state.head is None else state.head.objective(each, batch.sigma)
             state.scaler.scale(aim.sum() / total).backward()  # type: ignore[no-untyped-call]
         seen.append((batch, each.detach()))

@@ -15,9 +15,10 @@ from guided.cond import Cond
 from guided.data import BadPicture
 from guided.denoiser import Denoiser
 from guided.guide import cfg
+from guided.model import NoisyClassifier
 from guided.noise import Noise
 from guided.train.ema import PowerEMA
-from guided.train.loss import Weight, loss
+from guided.train.loss import Objective
 from guided.train.setup import Job
 
 LEVELS = 8
@@ -25,10 +26,10 @@ PICTURES = 64
 COLUMNS = 8
 
 
-def averaged(job: Job, ema: PowerEMA) -> Denoiser:
-    """The denoiser with an average's weights; it shares their memory."""
+def averaged(job: Job, ema: PowerEMA) -> Denoiser | NoisyClassifier:
+    """The denoiser (or classifier) with an average's weights; it shares their memory."""
     own = job.denoiser
-    denoiser = Denoiser(ema.network, own.parametrization, own.lo, own.hi)
+    denoiser = type(own)(ema.network, own.parametrization, own.lo, own.hi)
     denoiser.autocast = own.autocast
     return denoiser.eval()
 
@@ -44,7 +45,7 @@ class HeldOut:
         self.sigmas = job.law.quantile(u).tolist()
 
     @torch.no_grad()
-    def __call__(self, denoiser: Denoiser, weigh: Weight) -> dict[str, float]:
+    def __call__(self, denoiser: Denoiser | NoisyClassifier, objective: Objective) -> dict[str, float]:
         """The loss at each sigma (by its four digits), and their mean under `mean`; empty without held-out pictures."""
         weights = next(denoiser.parameters())
         found = [(row, picture) for row in self.rows if (picture := self._picture(row)) is not None]
@@ -57,7 +58,7 @@ class HeldOut:
         out: dict[str, float] = {}
         for sigma in self.sigmas:
             levels = torch.full((len(x0),), sigma, dtype=torch.float64, device=weights.device)
-            out[f"{sigma:.4g}"] = float(loss(denoiser, weigh, x0, noise, levels, cond).mean())
+            out[f"{sigma:.4g}"] = float(objective(denoiser, x0, noise, levels, cond).mean())
         return {**out, "mean": math.fsum(out.values()) / len(out)}
 
     def _picture(self, row: int) -> Tensor | None:

@@ -8,17 +8,18 @@ import pathlib
 import re
 
 from guided import _safetensors
-from guided.model import Model
+from guided.model import Model, NoisyClassifier, opened
 
 SHIPPED = ("emoji",)
 _WEIGHTS = (".safetensors", ".gguf", ".onnx")
 
 
-def load(path_or_id: str | os.PathLike[str]) -> Model:
+def load(path_or_id: str | os.PathLike[str]) -> Model | NoisyClassifier:
     """Open a model: a model folder, the folder of a finished training run, or "emoji", the shipped one.
 
-    Raises FileNotFoundError where there is none, ValueError where it is damaged or of another kind. The name of a
-    shipped model goes before a folder of that name; write ./emoji for the folder.
+    The folder of a classifier of noisy pictures gives a `NoisyClassifier`. The name of a shipped model goes before a
+    folder of that name; write ./emoji for the folder. Raises FileNotFoundError where there is none, ValueError where
+    it is damaged or of another kind.
     """
     name = os.fspath(path_or_id)
     if name in SHIPPED:
@@ -33,9 +34,18 @@ def load(path_or_id: str | os.PathLike[str]) -> Model:
     if not path.exists():
         hub = " Models of the hub are not opened by this version." if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else ""
         raise FileNotFoundError(f"{name}: no such model folder, and no shipped model ({', '.join(SHIPPED)}).{hub}")
-    model = Model.open(path)
-    model.source = name
-    return model
+    found = opened(path)
+    if isinstance(found, Model):
+        found.source = name
+    return found
+
+
+def load_model(path_or_id: str | os.PathLike[str]) -> Model:
+    """`load` for those who draw: ValueError also where it is a classifier."""
+    found = load(path_or_id)
+    if not isinstance(found, Model):
+        raise ValueError(f"{path_or_id}: a classifier of noisy pictures ({len(found.classes)} classes): it draws none")
+    return found
 
 
 def shipped(name: str) -> pathlib.Path:

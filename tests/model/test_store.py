@@ -170,7 +170,7 @@ DIGEST = "0" * 64
         ({"sha256": {"../../etc/passwd": DIGEST}}, "sha256: expected"),
         ({"sha256": {"model.safetensors": DIGEST}}, "damaged, or replaced"),
         ({"sha256": {"model.safetensors": DIGEST, "early.safetensors": DIGEST}}, "damaged, or replaced"),
-        ({"network__class": "os.system"}, "expected the class UNet, got 'os.system'"),
+        ({"network__class": "os.system"}, "expected the class UNet or EncoderUNet, got 'os.system'"),
         ({"network__config__widths": [8, 10**9]}, "network.config: widths: .* beyond reason"),
         ({"network__config__blocks": [10**6, 1]}, "network.config: blocks: .* beyond reason"),
         ({"network__config__colour": 1}, "network.config: unknown keys"),

@@ -17,7 +17,6 @@ from guided.denoiser import spread
 from guided.noise import Noise
 from guided.train import load_recipe, loss, setup
 from guided.train.log import Lines, rows
-from guided.train.recipe import LossSection
 from guided.train.watch import HeldOut, grid, preview
 from tests.train.tools import tiny
 
@@ -29,8 +28,7 @@ def job(data: Path, tmp_path_factory: pytest.TempPathFactory) -> setup.Job:
 
 
 def test_held_out_loss_is_that_of_the_held_pictures(job: setup.Job) -> None:
-    weigh = loss.weight(LossSection(), 0.5, job.denoiser.parametrization)
-    held = HeldOut(job)(job.denoiser.eval(), weigh)
+    held = HeldOut(job)(job.denoiser.eval(), loss.objective(job.recipe, job.denoiser.parametrization))
     assert len(held) == 9 and held["mean"] == pytest.approx(sum(v for k, v in held.items() if k != "mean") / 8)
     x0 = torch.stack([job.pictures[row] for row in job.held]).double() / 127.5 - 1
     assert 2 < len(x0) < 16
@@ -48,7 +46,7 @@ def test_held_out_loss_is_that_of_the_held_pictures(job: setup.Job) -> None:
 def test_looking_draws_nothing_from_torchs_generator(job: setup.Job, tmp_path: Path) -> None:
     before = torch.get_rng_state(), random.getstate()
     weights = [p.clone() for p in job.denoiser.parameters()]
-    HeldOut(job)(job.denoiser.eval(), loss.weight(LossSection(), 0.5, job.denoiser.parametrization))
+    HeldOut(job)(job.denoiser.eval(), loss.objective(job.recipe, job.denoiser.parametrization))
     preview(job, job.denoiser, tmp_path / "p.png")
     assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
     assert all(torch.equal(a, b) for a, b in zip(weights, job.denoiser.parameters(), strict=True))

@@ -19,12 +19,23 @@ class ShapesSource:
     """`n` captioned scenes of one or two objects; a share of the colour-shape pairs is never shown.
 
     With `held=True` it holds scenes of those pairs alone: what a model trained on the other source has never
-    seen. Raises ValueError for impossible numbers.
+    seen. With `classed=True` the colour and shape of the one object ("red circle") are a class besides the caption.
+    Raises ValueError for impossible numbers.
     """
 
-    def __init__(self, n: int = 20_000, seed: int = 0, objects: int = 1, hold_out: float = 0.2, held: bool = False):
+    def __init__(
+        self,
+        n: int = 20_000,
+        seed: int = 0,
+        objects: int = 1,
+        hold_out: float = 0.2,
+        held: bool = False,
+        classed: bool = False,
+    ) -> None:
         if objects not in (1, 2):
             raise ValueError(f"objects: expected 1 or 2, got {objects}")
+        if classed and objects != 1:
+            raise ValueError("objects: classes are those of one object; use objects 1, or captions")
         if n < 1:
             raise ValueError(f"n: expected a number of pictures >= 1, got {n}")
         self.seed, self.objects, self.held = seed, objects, held
@@ -34,12 +45,14 @@ class ShapesSource:
         self._pairs = list(self._held) if held else [pair for pair in every if pair not in kept_out]
         if len(self._pairs) < objects + 1:
             raise ValueError(f"hold_out: {hold_out} leaves {len(self._pairs)} colour-shape pairs to draw from")
-        self.classes: tuple[str, ...] = ()
+        self.classes: tuple[str, ...] = tuple(" ".join(pair) for pair in self._pairs) if classed else ()
         self.skipped: tuple[tuple[str, str], ...] = ()
         self.scenes = [self._scene(i) for i in range(n)]
-        self.records: Sequence[Record] = [Record(f"scene {i}", caption(scene)) for i, scene in enumerate(self.scenes)]
+        self.records: Sequence[Record] = [
+            Record(f"scene {i}", caption(scene), self._label(scene)) for i, scene in enumerate(self.scenes)
+        ]
         note = f"{len(self._held)} of {len(every)} colour-shape pairs are kept out of training"
-        self.summary = describe("shapes", f"shapes:{objects}:{seed}", self.records, (), [note])
+        self.summary = describe("shapes", f"shapes:{objects}:{seed}", self.records, self.classes, [note])
 
     def held_pairs(self) -> tuple[tuple[str, str], ...]:
         """The (colour, shape) pairs that are never in training."""
@@ -58,6 +71,10 @@ class ShapesSource:
         out = io.BytesIO()
         Image.fromarray(self.image(i, (64, 64))).save(out, "PNG")
         return out.getvalue()
+
+    def _label(self, scene: Scene) -> int | None:
+        thing = scene.objects[0]
+        return self._pairs.index((thing.colour, thing.shape)) if self.classes else None
 
     def _key(self, i: int) -> int:
         return (self.seed << 40) + (int(self.held) << 39) + i
