@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.faults.fault import Fault
 
-TESTS = "tests/test_operators.py"
+TESTS, OBSERVE = "tests/test_operators.py", "tests/guide/test_observe.py"
 OPERATORS = [
     Fault(
         "operator: box-down's adjoint is its pseudo-inverse",
@@ -54,5 +54,54 @@ OPERATORS = [
         "return (a * b).sum(tuple(range(1, a.ndim)), keepdim=True)",
         "return (a * b).sum()",
         f"{TESTS}::test_conjugate_gradients_treat_every_image_alone",
+    ),
+    Fault(
+        "observation: the gradient is weighed by sigma, not its square",
+        "guided/guide/observe.py",
+        "return at.level**2 * at.vjp",
+        "return at.level * at.vjp",
+        f"{OBSERVE}::test_pigdm_and_mmps_are_bayes_rule_on_a_gaussian",
+    ),
+    Fault(
+        "observation: PiGDM forgets how the data vary",
+        "guided/guide/observe.py",
+        "s2 * self.var / (s2 + self.var)",
+        "s2",
+        f"{OBSERVE}::test_pigdm_and_mmps_are_bayes_rule_on_a_gaussian",
+    ),
+    Fault(
+        "observation: MMPS takes every pixel for as uncertain",
+        "guided/guide/observe.py",
+        "A(at.level**2 * at.vjp(A.adjoint(v)))",
+        "A(at.level**2 * A.adjoint(v))",
+        f"{OBSERVE}::test_mmps_is_bayes_rule_on_any_gaussian_and_pigdm_is_not",
+    ),
+    Fault(
+        "observation: DPS takes its norm squared",
+        "guided/guide/observe.py",
+        "residual / length.clamp_min(torch.finfo(length.dtype).tiny)",
+        "residual",
+        f"{OBSERVE}::test_dps_is_the_published_algorithm",
+    ),
+    Fault(
+        "observation: DPS in the units of the level it leaves",
+        "guided/guide/observe.py",
+        "(1 + t**2)).sqrt()",
+        "(1 + s**2)).sqrt()",
+        f"{OBSERVE}::test_dps_is_the_published_algorithm",
+    ),
+    Fault(
+        "observation: projection adds what is missing",
+        "guided/guide/observe.py",
+        "return self.operator.project(D, self.y)",
+        "return D + self.operator.pinv(self.operator.residual(D, self.y))",
+        f"{OBSERVE}::test_known_pixels_end_as_the_bits_they_came_as",
+    ),
+    Fault(
+        "observation: a codec is linearised where it does not stand",
+        "guided/operators/decoded.py",
+        "return Tangent(self, x.detach())",
+        "return Tangent(self, torch.zeros_like(x))",
+        f"{TESTS}::test_a_codec_is_linearised_where_it_stands",
     ),
 ]

@@ -76,3 +76,17 @@ class Linear:
 
     def encode(self, images: Tensor) -> Tensor:
         return (images.flatten(1) @ torch.linalg.inv(self.matrix).T).reshape(-1, *IMAGE)
+
+
+def moments(run: Callable[[Tensor], Tensor], shape: tuple[int, ...], sigma: float) -> tuple[Tensor, Tensor]:
+    """Exact mean (d,) and covariance (d, d) of run(x) for x ~ N(0, sigma^2 I), where run is affine: no draws."""
+    d = math.prod(shape)
+    ends = run(sigma * torch.cat([torch.zeros(1, d, dtype=F64), torch.eye(d, dtype=F64)]).reshape(-1, *shape))
+    mean, columns = ends[0].flatten(), ends[1:].flatten(1) - ends[0].flatten()
+    return mean, columns.T @ columns
+
+
+def misses(found: tuple[Tensor, Tensor], exact: tuple[Tensor, Tensor]) -> tuple[float, float]:
+    """Error of a mean and of a covariance, as shares of the exact ones' norms."""
+    mean, cov = (float((a - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True))
+    return mean, cov
