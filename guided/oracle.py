@@ -135,18 +135,26 @@ class GaussianMixture:
         return self.classes
 
     def _level(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        return torch.as_tensor(sigma).to(self.means).expand(len(x))
+        return torch.as_tensor(sigma, dtype=self.means.dtype, device=self.means.device).expand(len(x))
 
     def _joint(self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None) -> Tensor:
         """ln p(x, k): (B, K); components of another class than the image's label are ruled out."""
         flat, level = x.reshape(len(x), -1).to(self.means), self._level(x, sigma)
         variance = self.stds**2 + level[:, None] ** 2
-        square = torch.cdist(flat, self.means, compute_mode="donot_use_mm_for_euclid_dist") ** 2
-        joint = self.log_weights - 0.5 * (square / variance + self.dim * (2 * math.pi * variance).log())
+        joint = self.log_weights - 0.5 * (
+            _squares(flat, self.means) / variance + self.dim * (2 * math.pi * variance).log()
+        )
         if label is None or self.classes is None:
             return joint
         wrong = (label[:, None] >= 0) & (self.classes[None].to(label) != label[:, None])
         return joint.masked_fill(wrong, -math.inf)
+
+
+def _squares(x: Tensor, means: Tensor) -> Tensor:
+    """|x - mean|^2, (B, K)."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return (x[:, None] - means).square().sum(2)  # cdist, faster, is differentiable only once
+    return torch.cdist(x, means, compute_mode="donot_use_mm_for_euclid_dist") ** 2
 
 
 def _log_normal(gap: Tensor, cov: Tensor) -> Tensor:

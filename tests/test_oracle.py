@@ -99,3 +99,9 @@ def test_what_does_not_fit_is_refused() -> None:
         GaussianMixture(torch.zeros(2, 1), torch.ones(2), torch.zeros(2))
     with pytest.raises(ValueError, match="classes="):
         GaussianMixture(torch.zeros(1, 1), torch.ones(1), torch.ones(1)).class_log_prob(torch.zeros(1, 1), 1.0)
+
+
+def test_it_is_differentiable_twice_and_reads_a_number_in_full() -> None:
+    x = torch.tensor([[-0.4], [1.1]], dtype=F64)
+    assert torch.autograd.gradgradcheck(lambda x: line().denoise(x, 0.7), x.clone().requires_grad_())
+    assert torch.equal(line().denoise(x, 0.1), line().denoise(x, torch.tensor(0.1, dtype=F64)))

@@ -51,6 +51,19 @@ class Cfg(Contrast):
         return f"cfg({written(self.w)}{negative}{drop})"
 
 
+def _fields(name: str, fields: Collection[str]) -> frozenset[str]:
+    """The fields themselves; ValueError for one that `Cond` does not have."""
+    if isinstance(fields, str) or not set(fields) <= set(FIELDS):
+        raise ValueError(f"{name}: expected a set of fields among {', '.join(FIELDS)}, got {fields!r}")
+    return frozenset(fields)
+
+
+def _condition(name: str, cond: Cond) -> Cond:
+    if not isinstance(cond, Cond):
+        raise TypeError(f"{name}: a condition is a Cond, as the model's encoders make it of a text; got {cond!r}")
+    return cond
+
+
 def _apart(w: float | Tensor, other: Branch) -> Linear:
     """(w - 1) (base - other)."""
     return [(w - 1.0, BASE), (1.0 - w, other)]
@@ -61,9 +74,9 @@ def cfg(w: Weight, negative: Cond | None = None, drop: Collection[str] = SEMANTI
 
     w: a number, (B,), (B, 1, H, W), or a function of (sigma, next_sigma). negative: a condition to steer away from,
     in place of the null. drop: the fields that the null lacks; image and aug stay unless named.
-    Raises ValueError for a tensor weight of another shape.
+    Raises ValueError for a tensor weight of another shape and for an unknown field.
     """
-    return Cfg(checked("cfg", w), negative, frozenset(drop))
+    return Cfg(checked("cfg", w), None if negative is None else _condition("cfg", negative), _fields("cfg", drop))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -120,10 +133,9 @@ def nested(*levels: tuple[Weight, Collection[str]]) -> Nested:
     (1.5, {"image"}))` weighs the text given the picture by 7.5, and the picture by 1.5; 1 is neutral.
     Raises ValueError for no level, or an unknown field.
     """
-    unknown = {field for _, fields in levels for field in fields} - set(FIELDS)
-    if not levels or unknown:
-        raise ValueError(f"nested: expected (w, fields) pairs with fields among {', '.join(FIELDS)}, got {levels!r}")
-    return Nested(tuple((checked("nested", w), frozenset(fields)) for w, fields in levels))
+    if not levels:
+        raise ValueError("nested: expected at least one (w, fields)")
+    return Nested(tuple((checked("nested", w), _fields("nested", fields)) for w, fields in levels))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -153,7 +165,7 @@ def compose(parts: Sequence[tuple[Cond, Weight]]) -> Compose:
     """
     if not parts:
         raise ValueError("compose: expected at least one (condition, weight)")
-    return Compose(tuple((cond, checked("compose", w)) for cond, w in parts))
+    return Compose(tuple((_condition("compose", cond), checked("compose", w)) for cond, w in parts))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -186,7 +198,7 @@ def cfgpp(strength: float, drop: Collection[str] = SEMANTIC) -> CfgPp:
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"cfgpp: expected a strength in [0, 1], got {strength}")
-    return CfgPp(strength, frozenset(drop))
+    return CfgPp(strength, _fields("cfgpp", drop))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -297,4 +309,5 @@ def perp_neg(w: Weight, *negative: tuple[Cond, Weight]) -> PerpNeg:
     """
     if not negative:
         raise ValueError("perp_neg: expected at least one (condition, weight) to steer away from")
-    return PerpNeg(checked("perp_neg", w), tuple((cond, checked("perp_neg", weight)) for cond, weight in negative))
+    pairs = ((_condition("perp_neg", cond), checked("perp_neg", weight)) for cond, weight in negative)
+    return PerpNeg(checked("perp_neg", w), tuple(pairs))

@@ -59,6 +59,8 @@ def gradient(f: LogProb, reads: str = "D", scale: Weight = 1.0) -> Gradient:
 def _one_each(found: Tensor, x: Tensor, f: object) -> Tensor:
     if found.shape != x.shape[:1]:
         raise ValueError(f"{written(f)} must give one ln p an image, {tuple(x.shape[:1])}; got {tuple(found.shape)}")
+    if not found.requires_grad:
+        raise ValueError(f"{written(f)} is not differentiable: its numbers have lost the graph of the picture")
     return found
 
 

@@ -85,13 +85,16 @@ class Guided:
     """A denoiser under a guide: a `Denoise` like any other, which any number of threads may share.
 
     It may be differentiated, by its networks' parameters and by x; where a term pushes, x must require grad for that.
-    Raises TypeError where a guide with a state would be wrapped by another: it stands outermost.
+    Raises TypeError where a guide with a state would be wrapped by another: it stands outermost. A guide that pushes
+    raises RuntimeError in `torch.inference_mode`, which takes no gradients: `torch.no_grad` is what it wants.
     """
 
     guide: Guide
     denoise: Denoise
 
     def __post_init__(self) -> None:
+        if isinstance(self.denoise, Guide | Term):
+            raise TypeError(f"{self.guide!r} guides a denoiser, not {self.denoise!r}: guides are added by +")
         if isinstance(self.denoise, Guided) and self.denoise.guide.stateful:
             raise TypeError(f"{self.denoise.guide!r} carries a state and must stand outermost, under {self.guide!r}")
 
@@ -117,6 +120,8 @@ class Guided:
         curves = [(g, c, c.branches(sigma, next_sigma)) for g, c in guide.acting(Curve, sigma)]
         curves = [curve for curve in curves if curve[2]]
         pushes = self._pushes(sigma, next_sigma)
+        if pushes and torch.is_inference_mode_enabled():
+            raise RuntimeError(f"{guide!r} takes gradients, which torch.inference_mode forbids: use torch.no_grad")
         contrasted = bool(curves) or set(weights) != {BASE} or not is_value(weights[BASE], 1.0)
         shaping = [(i, s) for i, s in enumerate(guide.shaping) if contrasted or not s.contrasts]
 
