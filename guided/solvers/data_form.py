@@ -6,7 +6,7 @@ that a constant D is solved exactly.
 
 On a path that rises after the step, to `level`, D's polynomial is read up to `level` and spread over the whole step:
 fresh noise leaves the history of D valid. With H = ln(s / s') and h = ln(s / level) this is the exponential integral of
-the reverse SDE with 1 + tau^2 = H / h (Xue et al. 2023, eq. 8), so tau is how far the path overshoots and rises.
+the reverse SDE with 1 + tau^2 = H / h (Xue et al. 2023, data prediction): tau is how far the path overshoots and rises.
 
 A corrector makes the step once more with one value of D more: the one at `level`, which the next step needs in any
 case. What it changes adds to x, so neither the old x nor the noise drawn in between is kept.
@@ -128,10 +128,10 @@ class DataEAB(DataForm):
 
 @dataclass(frozen=True)
 class DPMpp(DataForm):
-    """DPM-Solver++ 2M and 3M as published (Lu et al. 2022, algorithm 2 and appendix).
+    """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2) and 3M (the authors' code), by their order in name.
 
-    2M takes D at the middle of the step in ln sigma. The weight of 3M's second difference, in the paper as in every
-    implementation, is half of the Taylor coefficient: it converges at second order with a smaller constant, and
+    2M takes D at the middle of the step in ln sigma. The weight of 3M's second difference, in their code and in all
+    that follow it, is half of the Taylor coefficient: 3M converges at second order, with a smaller constant, and
     `eab(3, "data")` is what reaches the third.
     """
 
@@ -151,7 +151,7 @@ class DPMpp(DataForm):
 
 @dataclass(frozen=True)
 class UniPC(DataForm):
-    """UniPC of order 1 to 3 with B(h) = e^h - 1 (Zhao et al. 2023, algorithm 7).
+    """UniPC of order 1 to 3 with B(h) = e^h - 1 (Zhao et al. 2023, algorithms 1 and 2, multistep in data form).
 
     The predictor has the order, the corrector one more: so has the whole. Where one difference alone enters, its weight
     is 1/2, as in the paper.

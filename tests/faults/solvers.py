@@ -75,8 +75,8 @@ SOLVERS = [
     Fault(
         "D at 0 is extrapolated away from 0",
         SHARED,
-        "return D + sigma**2",
-        "return D - sigma**2",
+        "return D + weight",
+        "return D - weight",
         f"{FORMULAS}::test_the_step_to_0_extrapolates_d_as_a_parabola_in_sigma",
     ),
     Fault(

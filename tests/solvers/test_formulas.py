@@ -77,7 +77,7 @@ def vp(level: float) -> tuple[float, float, float]:
 
 @pytest.mark.parametrize("order", [2, 3])
 def test_dpmpp_multistep(order: int) -> None:
-    """Lu et al. 2022b, algorithm 2 (2M) and the 3M update of their code, in their frame."""
+    """Lu et al. 2022b, algorithm 2 (2M) and the third-order update of their code, in their frame."""
     x = START * vp(LEVELS[0])[0]
     for i in range(len(LEVELS) - 1):
         (_, s0, l0), (alpha, s1, l1) = vp(LEVELS[i]), vp(LEVELS[i + 1])
@@ -125,7 +125,7 @@ def test_one_step_methods() -> None:
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_unipc(order: int) -> None:
-    """Zhao et al. 2023, algorithms 5 to 7 in data form with B(h) = e^h - 1: a from R(h) a B(h) = phi(h)."""
+    """Zhao et al. 2023, algorithms 1 and 2 in data form with B(h) = e^h - 1: a from R(h) a B(h) = phi(h)."""
 
     def update(x: float, i: int, others: list[tuple[float, float]]) -> float:
         """The step from LEVELS[i] through D there and the others (r, D)."""
@@ -155,8 +155,9 @@ def test_unipc(order: int) -> None:
 @pytest.mark.parametrize("tau", [0.4, 1.0])
 @pytest.mark.parametrize("order", [1, 3])
 def test_the_data_form_on_a_path_that_rises_is_the_reverse_sde(order: int, tau: float) -> None:
-    """Xue et al. 2023, eq. 8: x' = (s'/s) e^(-tau^2 h) x + integral of (1 + tau^2) e^(-(1 + tau^2)(l' - l)) D(l) dl +
-    s' sqrt(1 - e^(-2 tau^2 h)) z, with the path going down to s' e^(-tau^2 h) and up to s'."""
+    """Xue et al. 2023, data prediction, with the path going down to s' e^(-tau^2 h) and back up to s':
+    x' = (s'/s) e^(-tau^2 h) x + integral of (1 + tau^2) e^(-(1 + tau^2)(l' - l)) D(l) dl + s' (1 - e^(-2 tau^2 h))^.5 z
+    """
     noise, route, x = Noise([7]), LEVELS[:1], START
     at = [-math.log(level) for level in LEVELS]
     for i in range(len(LEVELS) - 1):
@@ -176,3 +177,6 @@ def test_the_step_to_0_extrapolates_d_as_a_parabola_in_sigma(name: str) -> None:
     line = polynomial([LEVELS[-1] ** 2, LEVELS[-2] ** 2], [VALUES[-1], VALUES[-2]])
     assert math.isclose(run(solvers.by_name(name), [*LEVELS, 0.0]), line(0.0), rel_tol=1e-12)
     assert run(solvers.by_name(name), [LEVELS[-1], 0.0]) == VALUES[0]
+    # Levels so close that the parabola would weigh the difference 50-fold: 4-fold is the most.
+    near = run(solvers.by_name(name), [1.01, 1.0, 0.0])
+    assert math.isclose(near, VALUES[1] + 4 * (VALUES[1] - VALUES[0]), rel_tol=1e-12)
