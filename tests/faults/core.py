@@ -102,7 +102,7 @@ CORE = [
         "guided/sampling.py",
         "here, there = path[move], path[move + 1]",
         "here, there = path[max(move - 1, 0)], path[move + 1]",
-        "tests/solvers/test_orders.py::test_order_of_convergence",
+        "tests/solvers/test_formulas.py::test_eab_in_the_data",
     ),
     Fault(
         "state survives a return to the last level",
