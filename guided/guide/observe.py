@@ -63,7 +63,7 @@ def pigdm(A: Operator, y: Tensor, sigma_y: float, var: float, scale: Weight = 1.
     D += sigma^2 (dD/dx)^T A^T (r^2 A A^T + sigma_y^2 I)^-1 (y - A D), r^2 = sigma^2 var / (sigma^2 + var). It is Bayes'
     rule where the data are Gaussian with covariance var I; scale 1 of anything else is an approximation.
     y: (B, *), or (1, *) for the whole batch. sigma_y >= 0: the measurement's noise, in the units of y. var: the data's
-    total variance per number of x0, between pictures and within them: the square of the model's sigma_data.
+    total variance per number of x0, between pictures and within them: about the square of the model's sigma_data.
     Raises ValueError for sigma_y < 0 or var <= 0.
     """
     if not sigma_y >= 0 or not var > 0:
@@ -95,7 +95,8 @@ def mmps(A: Operator, y: Tensor, sigma_y: float, iterations: int = 3, scale: Wei
     """Moment-matching posterior sampling (Rozet et al. 2024, section 4.2): the network says how wide x0 given x is.
 
     As `pigdm` with Cov[x0 | x] = sigma^2 dD/dx for r^2 I, the system solved by conjugate gradients: one derivative of
-    the network an iteration. It is Bayes' rule for any Gaussian data, once the iterations reach the numbers of y.
+    the network an iteration. It is Bayes' rule for any Gaussian data, once the iterations reach the numbers of y; a few
+    are enough for masks and boxes, not for a blur with little noise, whose system only a closed form (`pigdm`) meets.
     y: (B, *), or (1, *) for the whole batch. sigma_y > 0: the measurement's noise, in the units of y.
     Raises ValueError for sigma_y <= 0 or iterations < 1.
     """
@@ -133,6 +134,7 @@ def dps(A: Operator, y: Tensor, zeta: Weight) -> DPS:
     In the published units, those of the variance-preserving x / sqrt(1 + sigma^2) after a step from s to s':
     D += zeta sqrt((1 + s^2) (1 + s'^2)) / (1 - s'/s) (dD/dx)^T A^T (y - A D) / |y - A D|. The norm is not squared, so
     the step does not shrink as y is met: it rings, and has no limit for many steps. For comparisons; else `pigdm`.
+    s' is where the down-move ends: on an ancestral path zeta so counts for sqrt((1 + s'^2) / (1 + level^2)) of itself.
     y: (B, *), or (1, *) for the whole batch. zeta: 0.3 to 1 in the paper, on 1000 ancestral steps.
     Raises ValueError outside `sample`, and with solvers of several evaluations a step.
     """

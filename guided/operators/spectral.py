@@ -48,7 +48,7 @@ class Blur(Operator):
             wide = torch.cat([wide, wide.flip(-1)], -1)
             wide = torch.cat([wide, wide.flip(-2)], -2)
         rows, columns = self._along(wide.shape[-2]), self._along(wide.shape[-1])[: wide.shape[-1] // 2 + 1]
-        left = (rows[:, None] * columns).to(x)
+        left = rows.to(x)[:, None] * columns.to(x)
         found: Tensor = torch.fft.irfft2(torch.fft.rfft2(wide) * response(left), s=wide.shape[-2:])
         return found[..., : x.shape[-2], : x.shape[-1]]
 
