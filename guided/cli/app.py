@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from guided.cli import data, demo, evaluate, generate, inspecting, train
+from guided.cli import bench, data, demo, evaluate, generate, inspecting, train
 from guided.cli.common import say
 
 # Where typer keeps click has changed between its versions; the classes are the same.
@@ -34,6 +34,7 @@ app.command("generate", epilog=generate.EXAMPLE)(generate.generate)
 app.command("inspect", epilog=inspecting.EXAMPLE)(inspecting.inspect)
 app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")
 
 
 def _version(wanted: bool) -> None:
