@@ -158,7 +158,8 @@ def _drawn(card: Mapping[str, Any]) -> str:
         return "prompts"
     classes = card.get("classes") or []
     listed = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-    return f"{len(classes)} classes: {listed}" if classes else "pictures without a condition"
+    told = f"{len(classes)} classes: {listed}" if classes else "pictures without a condition"
+    return f"nothing; it tells {told}" if card["network"].get("class") == "EncoderUNet" else told
 
 
 def _run(path: pathlib.Path, verify: bool) -> dict[str, Any]:

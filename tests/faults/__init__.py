@@ -11,10 +11,11 @@ from tests.faults.core import CORE
 from tests.faults.fault import ROOT, Fault, caught
 from tests.faults.ode import ODE
 from tests.faults.operators import OPERATORS
+from tests.faults.perturbing import PERTURBING
 from tests.faults.rooms import ROOMS
 from tests.faults.solvers import SOLVERS
 from tests.faults.train import TRAIN
 
-FAULTS = [*CORE, *TRAIN, *ROOMS, *ODE, *OPERATORS, *SOLVERS]
+FAULTS = [*CORE, *TRAIN, *ROOMS, *ODE, *OPERATORS, *PERTURBING, *SOLVERS]
 
 __all__ = ["FAULTS", "ROOT", "Fault", "caught"]

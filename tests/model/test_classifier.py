@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 import guided
 from guided import zoo
+from guided.cli import main
 from guided.cond import Cond
 from guided.denoiser import EDM, Eps
 from guided.model import Model, NoisyClassifier
 from guided.nn import EncoderUNet, preset
+from tests.model import build
 from tests.nn.tools import wake
 
 CLASSES = ["cat", "dog", "red circle", "blue square"]
@@ -75,14 +77,15 @@ def test_a_folder_gives_the_same_bits(tmp_path: pathlib.Path) -> None:
     assert again.save(tmp_path / "copy").joinpath("card.json").read_bytes() == (folder / "card.json").read_bytes()
 
 
-def test_what_is_no_classifier_says_so(tmp_path: pathlib.Path) -> None:
-    from tests.model import build
-
+def test_what_is_no_model_and_what_is_no_classifier(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     judge = classifier().save(tmp_path / "judge")
     with pytest.raises(ValueError, match="a classifier of noisy pictures, which draws none"):
         Model.open(judge)
     with pytest.raises(ValueError, match=r"judge: a classifier of noisy pictures \(4 classes\): it draws none"):
         zoo.load_model(judge)
+    assert main(["inspect", str(judge)]) == 0 and main(["generate", "x", "--model", str(judge)]) == 2
+    said = capsys.readouterr()
+    assert "nothing; it tells 4 classes: cat, dog" in said.out and "it draws none" in said.err
     model = build.class_model().save(tmp_path / "model")
     with pytest.raises(ValueError, match="holds no classifier"):
         NoisyClassifier.open(model)
