@@ -15,7 +15,6 @@ from guided.perturbation import active
 
 F64 = torch.float64
 SHAPE = (2, 4, 4)
-D = math.prod(SHAPE)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -87,6 +86,7 @@ class At:
     s: float
     t: float
     cond: Cond
+    found: list[Tensor] = field(default_factory=list)
 
     @property
     def a(self) -> float:
@@ -120,12 +120,14 @@ class At:
         return (z * math.sqrt(1 + self.t**2) - ratio * self.x) / (1 - ratio)
 
     def jacobian(self) -> Tensor:
-        """dD / dx of each image, (B, d, d)."""
-        x = self.x.detach().requires_grad_()
-        with torch.enable_grad():
-            found = self.D(x=x).flatten(1)
-            rows = [torch.autograd.grad(found[:, i].sum(), x, retain_graph=True)[0].flatten(1) for i in range(D)]
-        return torch.stack(rows, 1)
+        """dD / dx of each image, (B, d, d), found once."""
+        if not self.found:
+            x = self.x.detach().requires_grad_()
+            with torch.enable_grad():
+                D = self.D(x=x).flatten(1)
+            rows = (torch.autograd.grad(D[:, i].sum(), x, retain_graph=True)[0] for i in range(D.shape[1]))
+            self.found.append(torch.stack([row.flatten(1) for row in rows], 1))
+        return self.found[0]
 
     def pulled(self, v: Tensor) -> Tensor:
         """J^T v, by the dense Jacobian."""
