@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from tests.faults.core import CORE
 from tests.faults.fault import ROOT, Fault, caught
+from tests.faults.guide import GUIDE
 from tests.faults.ode import ODE
 from tests.faults.operators import OPERATORS
 from tests.faults.perturbing import PERTURBING
@@ -16,6 +17,6 @@ from tests.faults.rooms import ROOMS
 from tests.faults.solvers import SOLVERS
 from tests.faults.train import TRAIN
 
-FAULTS = [*CORE, *TRAIN, *ROOMS, *ODE, *OPERATORS, *PERTURBING, *SOLVERS]
+FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS]
 
 __all__ = ["FAULTS", "ROOT", "Fault", "caught"]
