@@ -37,7 +37,7 @@ class Shaping(abc.ABC):
 class Frequency(Shaping):
     """See `frequency`."""
 
-    low: float = 1.0
+    low: float = 0.5
     high: float = 1.0
     levels: int = 1
     stage: ClassVar[int] = 0
@@ -54,12 +54,12 @@ class Frequency(Shaping):
         return f"frequency(low={written(self.low)}, high={written(self.high)}{levels})"
 
 
-def frequency(low: float = 1.0, high: float = 1.0, levels: int = 1) -> Frequency:
+def frequency(low: float = 0.5, high: float = 1.0, levels: int = 1) -> Frequency:
     """Frequency-decoupled guidance (Sadat et al. 2025, arXiv 2506.19713): the bands of the guidance weigh differently.
 
-    low, high: factors of what guidance adds below and above the top `levels` of a Laplacian pyramid; neutral 1, 1. The
-    paper's weights (w_low, w_high) are cfg(w) with the factors (w_low - 1) / (w - 1) and (w_high - 1) / (w - 1).
-    Images (B, C, H, W) of any size. Raises ValueError for levels < 1.
+    low, high: factors of what guidance adds below and above the top `levels` of a Laplacian pyramid, neutral at 1, 1.
+    The paper's weights (w_low, w_high) are cfg(w) with the factors (w_low - 1) / (w - 1) and (w_high - 1) / (w - 1);
+    half of the low band at the whole high one is about its (5, 10). Images (B, C, H, W) of any size. Raises ValueError for levels < 1.
     """
     if levels < 1:
         raise ValueError(f"frequency: expected levels >= 1, got {levels}")

@@ -5,8 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
-from guided.guide import Guide, Term
-from tests.guide.methods import METHODS, Method, formula
+from guided.guide import (
+    Guide,
+    Term,
+    apg,
+    cfg,
+    clip,
+    frequency,
+    gradient,
+    mmps,
+    perturbed,
+    pigdm,
+    rescale,
+    tfg,
+    threshold,
+)
+from tests.guide.methods import BOX, BOX_Y, METHODS, NOISY, Method, formula, misfit
 from tests.guide.problem import F64, At, Counting, Net, batch
 
 ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -34,6 +48,23 @@ def test_a_method_changes_the_estimate_at_its_default(method: Method) -> None:
     x, cond = batch()
     found = method.guide(Net()).evaluate(x, level(1.3), cond, level(0.8), None)[0]
     assert ((found - Net()(x, level(1.3), cond)).flatten(1).abs().amax(1) > 1e-3).all()
+
+
+DEFAULTS = {
+    "perturbed": [perturbed("identity"), perturbed("blur"), perturbed("skip")],
+    "gradient": [gradient(NOISY), gradient(NOISY, "x"), tfg(misfit)],
+    "observation": [pigdm(BOX, BOX_Y, 0.1, 1), mmps(BOX, BOX_Y, 0.1)],
+    "shaping": [cfg(3) >> shape for shape in (apg(), frequency(), rescale(), threshold(), clip())],
+}
+
+
+@pytest.mark.parametrize("guides", DEFAULTS.values(), ids=DEFAULTS)
+def test_so_does_one_of_which_nothing_is_said(guides: list[Guide | Term]) -> None:
+    x, cond = batch()
+    for guide in guides:
+        plain = Guide(guide.terms) if isinstance(guide, Guide) else cfg(1)
+        moved = guide(Net())(x, level(1.3), cond) - plain(Net())(x, level(1.3), cond)
+        assert (moved.flatten(1).abs().amax(1) > 1e-3).all(), guide
 
 
 NEUTRAL = {name: method.neutral for name, method in METHODS.items() if method.neutral is not None}
