@@ -59,7 +59,8 @@ def frequency(low: float = 0.5, high: float = 1.0, levels: int = 1) -> Frequency
 
     low, high: factors of what guidance adds below and above the top `levels` of a Laplacian pyramid, neutral at 1, 1.
     The paper's weights (w_low, w_high) are cfg(w) with the factors (w_low - 1) / (w - 1) and (w_high - 1) / (w - 1);
-    half of the low band at the whole high one is about its (5, 10). Images (B, C, H, W) of any size. Raises ValueError for levels < 1.
+    half of the low band at the whole high one is about its (5, 10). Images (B, C, H, W) of any size.
+    Raises ValueError for levels < 1.
     """
     if levels < 1:
         raise ValueError(f"frequency: expected levels >= 1, got {levels}")
