@@ -22,6 +22,7 @@ from guided.guide.contrast import Bank
 from guided.guide.shaping import Clip, Threshold
 from guided.model import card as cards
 from guided.model import conditioning
+from guided.operators import Operator
 from guided.solvers import Solver
 
 if TYPE_CHECKING:
@@ -287,7 +288,12 @@ def _cut(value: Any, rows: slice, total: int, device: torch.device, name: str) -
         return dataclasses.replace(value, cond=value.cond.to(device))
     if dataclasses.is_dataclass(value) and not isinstance(value, type | Cond):
         parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        cut = {key: _cut(part, rows, total, device, name) for key, part in parts.items()}
+        # A mask (H, W) or (C, H, W), or a matrix, belongs to all images; only (B, C, H, W) counts them.
+        shared = {k for k, v in parts.items() if isinstance(value, Operator) and isinstance(v, Tensor) and v.ndim < 4}
+        cut = {
+            key: part.to(device) if key in shared else _cut(part, rows, total, device, name)
+            for key, part in parts.items()
+        }
         return dataclasses.replace(value, **cut) if any(cut[key] is not parts[key] for key in parts) else value
     if not isinstance(value, Tensor | Cond):
         return value

@@ -13,9 +13,10 @@ import guided
 from guided.cli import again
 from guided.codec import Pixels
 from guided.cond import Cond
-from guided.guide import between, cfg, perturbed, rescale, threshold
+from guided.guide import between, cfg, perturbed, project, rescale, threshold
 from guided.model import Model, Request, conditioning
 from guided.noise import Noise
+from guided.operators import Mask
 from tests.model import build
 
 PROMPTS = ["red circle", "a", "a very long sentence about one small cat", "blue", ""]
@@ -133,6 +134,19 @@ def test_a_threshold_takes_the_range_of_what_is_drawn() -> None:
     with pytest.raises(ValueError, match="no fixed range; give the limit"):
         model.generate("cat", guide=cfg(3) >> threshold(0.9))
     assert model.generate("cat", guide=cfg(3) >> threshold(0.9, limit=4)).tensor.isfinite().all()
+
+
+@pytest.mark.parametrize("axes", [2, 3, 4], ids=["(H, W)", "(C, H, W)", "(B, C, H, W)"])
+def test_what_is_known_stays_with_its_picture_in_batches(axes: int) -> None:
+    model = build.words_model()
+    known = torch.zeros(16, 3, 16, 16, dtype=torch.bool)  # as many pictures as rows
+    known[..., :8] = True
+    known = (known[0, 0], known[0], known)[axes - 2]
+    y = torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    result = model.generate(["cat"] * 16, guide=cfg(2) + project(Mask(known), y), steps=2, batch=5)
+    assert torch.equal(result.tensor[..., :8], y[..., :8]) and not torch.equal(result.tensor, y)
+    with pytest.raises(ValueError, match="is for 16 images, this call draws 3"):
+        model.generate(["cat"] * 3, guide=cfg(2) + project(Mask(known), y))
 
 
 def test_a_path_and_a_solver_of_ones_own() -> None:
