@@ -5,9 +5,22 @@ A solver is (denoise, x, sigma, next_sigma, cond, memory, level) -> (x, memory) 
 method wants to see again, None at the start; nothing is kept in the solver.
 """
 
+from guided.solvers.adams import Adams
 from guided.solvers.base import Memory, Solver
 from guided.solvers.data_form import SA, DataEAB, DataForm, DPMpp, UniPC
-from guided.solvers.names import NAMES, by_name, dpm2, dpmpp_2m, dpmpp_2s, dpmpp_3m, eab, euler, heun
+from guided.solvers.names import (
+    NAMES,
+    by_name,
+    default,
+    default_name,
+    dpm2,
+    dpmpp_2m,
+    dpmpp_2s,
+    dpmpp_3m,
+    eab,
+    euler,
+    heun,
+)
 from guided.solvers.noise_form import LMS, NoiseEAB, NoiseForm
 from guided.solvers.onestep import DPM2, DPMpp2S, Euler, Heun
 
@@ -16,6 +29,7 @@ __all__ = [
     "LMS",
     "NAMES",
     "SA",
+    "Adams",
     "DPMpp",
     "DPMpp2S",
     "DataEAB",
@@ -28,6 +42,8 @@ __all__ = [
     "Solver",
     "UniPC",
     "by_name",
+    "default",
+    "default_name",
     "dpm2",
     "dpmpp_2m",
     "dpmpp_2s",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
+from guided.solvers.adams import Adams
 from guided.solvers.base import Solver
 from guided.solvers.data_form import SA, DataEAB, DPMpp, UniPC
 from guided.solvers.noise_form import LMS, NoiseEAB
@@ -30,6 +34,7 @@ NAMES: dict[str, Solver] = {
     "dpmpp_2s": dpmpp_2s,
     "dpmpp_2m": dpmpp_2m,
     "dpmpp_3m": dpmpp_3m,
+    "adams": Adams(),
     **{f"eab{order}": eab(order) for order in (1, 2, 3, 4)},
     **{f"eab{order}_data": eab(order, "data") for order in (1, 2, 3, 4)},
     **{f"deis{order}": eab(order, extrapolate=False) for order in (1, 2, 3, 4)},
@@ -44,3 +49,17 @@ def by_name(name: str) -> Solver:
     if name not in NAMES:
         raise ValueError(f"unknown solver {name!r}; known: {', '.join(sorted(NAMES))}")
     return NAMES[name]
+
+
+def default_name(path: Tensor) -> str:
+    """The name of the default solver, which follows from the path alone: "adams" where it falls at every move.
+
+    Where it rises, fresh noise replaces the noise that Adams remembers and leaves the D that "dpmpp_2m" remembers. How
+    many moves there are settles nothing more: Adams finds the order that they are short enough for.
+    """
+    return "adams" if bool((torch.as_tensor(path).diff() < 0).all()) else "dpmpp_2m"
+
+
+def default(path: Tensor) -> Solver:
+    """The solver of a path where none is named."""
+    return NAMES[default_name(path)]

@@ -20,9 +20,12 @@ ORDERS = {
     **{f"eab{order}_data": order for order in (1, 2, 3, 4)},
     **{f"unipc{order}": order + 1 for order in (1, 2, 3)},
     **{f"sa{order}": order for order in (2, 3)},
+    "adams": 4,
 }
 NAMES = sorted(ORDERS)
-NOISE_FORM = [name for name in NAMES if isinstance(solvers.by_name(name), solvers.NoiseEAB | solvers.LMS)]
+NOISE_FORM = [
+    name for name in NAMES if isinstance(solvers.by_name(name), solvers.NoiseEAB | solvers.LMS | solvers.Adams)
+]
 
 
 def mixture(seed: int = 0) -> GaussianMixture:

@@ -12,6 +12,7 @@ from guided import path, solvers
 from guided.cond import Cond
 from guided.oracle import GaussianMixture
 from guided.sampling import sample
+from guided.solvers.adams import Past
 from guided.solvers.data_form import History
 from tests.solvers.problems import F64, NAMES, NOISE_FORM, ORDERS, beginning, legs, mixture, start, truth
 
@@ -25,7 +26,7 @@ def error(name: str, seed: int, n: int, ends: tuple[float, float], exact: int) -
         if i < exact:
             x = states[i + 1]
             # An exact value wants no correction.
-            memory = memory._replace(predicted=None) if isinstance(memory, History) else memory
+            memory = memory._replace(predicted=None) if isinstance(memory, History | Past) else memory
     return (x - truth(seed, *ends)).square().mean().sqrt().item()
 
 
