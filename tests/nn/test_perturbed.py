@@ -274,12 +274,13 @@ def test_checkpointing_remembers_it(kind: str, device: str) -> None:
     assert (grads[0] - grads[4]).abs().max() > 1e-4
 
 
+@torch.no_grad()
 @pytest.mark.slow
 def test_compiled_equals_eager_perturbed(device: str) -> None:
     config = body("level", "conv", True, "added")
     network = awake(config, device)
     x, t, cond = inputs(config, device=device)
     compiled = torch.compile(network, fullgraph=True)
-    for change in (None, Perturbation("identity"), Perturbation("blur", 1.0), Perturbation("skip"), None):
+    for change in (None, Perturbation("identity"), Perturbation("blur", 1.0), None):
         with applied(change):
             torch.testing.assert_close(compiled(x, t, cond), network(x, t, cond), rtol=1e-4, atol=1e-4)
