@@ -67,8 +67,8 @@ def trajectory(
 
     x: (B, *) float32 or float64, already x0 + path[0] n. path: 1-D list of noise levels; a path that rises needs
     `noise`, a callable like `guided.Noise`: move i draws index i + 1. solver: a callable with `.evaluations`, its name,
-    or None: DPM-Solver++ 2M. start: the move to begin with (x belongs to path[start]); a multistep solver begins
-    anew there. Raises ValueError for anything else.
+    or None: `solvers.default(path)`. start: the move to begin with (x belongs to path[start]); a multistep solver
+    begins anew there. Raises ValueError for anything else.
 
     Where the denoiser offers `std`, each down-and-up pair of `path.ancestral(path)` is one posterior step (Nichol &
     Dhariwal 2021, eq. 15): Euler's move down gives the mean at the level above, whatever the solver, and the draw of
@@ -80,7 +80,7 @@ def trajectory(
         raise ValueError(
             f"start={start} lies within a posterior step, whose std is known at its beginning: {start - 1}"
         )
-    step = solvers.dpmpp_2m if solver is None else solvers.by_name(solver) if isinstance(solver, str) else solver
+    step = solvers.default(path) if solver is None else solvers.by_name(solver) if isinstance(solver, str) else solver
     cond = cond if cond is not None else Cond()
     memory, state, lowest, D, deviation = None, None, math.inf, None, None
     for move in range(start, len(path) - 1):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from guided import path, solvers
 
-GRIDS = [path.karras, path.log_snr, path.flow, path.default]
+GRIDS = [path.karras, path.log_snr, path.flow]
 
 
 @settings(max_examples=60, deadline=None)
@@ -22,6 +22,28 @@ def test_every_grid_falls_from_hi_to_lo_and_then_to_0(grid, n: int, lo: float, h
     p = grid(n, lo, hi)
     assert p.dtype == torch.float64 and p.shape == (n + 1,) and p[0] == hi and p[-1] == 0
     assert (p.diff() < 0).all() and (n == 1 or p[-2] == lo)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 1000), st.floats(1e-4, 1.0), st.floats(1.5, 3e4), st.floats(-2.0, 30.0))
+def test_the_default_grid_falls_from_hi_to_0_and_never_leaves_the_range(n: int, lo: float, hi: float, w: float) -> None:
+    for top in (hi, 1.2 * lo):
+        p = path.default(n, lo, top, w)
+        assert p.dtype == torch.float64 and p.shape == (n + 1,) and p[0] == top and p[-1] == 0
+        assert (p.diff() < 0).all() and (n == 1 or lo <= p[-2] <= max(lo, 0.4 / n))
+
+
+def test_the_default_grid_is_its_rule() -> None:
+    for n, w, rho in ((9, 1.0, 11.0), (9, 4.0, 5.5), (9, 0.0, 11.0), (60, 1.0, 11.0)):
+        warped = lambda s: (s / (1 + s / 100)) ** (1 / rho)  # noqa: B023, E731
+        last = max(0.03, 0.4 / n)
+        expect = np.linspace(warped(15.0), warped(last), n)
+        np.testing.assert_allclose(warped(path.default(n, 0.03, 15.0, w)[:-1].numpy()), expect, rtol=1e-12)
+    # Far below 100 it is Karras' grid; guidance moves levels up; and the top of a cosine schedule is left at once.
+    plain = path.karras(12, 0.05, 0.3, rho=11.0)
+    assert torch.allclose(path.default(12, 0.05, 0.3)[:-1], plain[:-1], rtol=3e-3)
+    assert bool((path.default(12, 0.05, 15.0, 7.0)[1:-2] > path.default(12, 0.05, 15.0)[1:-2]).all())
+    assert path.default(10, 0.006, 20000.0)[2] < 100
 
 
 def test_karras_is_the_published_formula() -> None:

@@ -104,9 +104,9 @@ def record(model: Model, plan: Plan, image: Wanted, batch: int) -> dict[str, Any
         "w": plan.w,
         "guide": None if plan.guide is None else repr(plan.guide),
         "expression": plan.expression,
-        "solver": solver if isinstance(solver, str) else "auto" if solver is None else repr(solver),
+        "solver": solver if isinstance(solver, str) else repr(solver),
         "path": plan.path.tolist(),
-        "nfe": paths.nfe(plan.path, step or solvers.dpmpp_2m),  # type: ignore[arg-type]
+        "nfe": paths.nfe(plan.path, step),
         "device": model.device.type,
         "dtype": "float32" if autocast is None else str(autocast).removeprefix("torch."),
         "batch": batch,

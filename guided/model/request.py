@@ -28,7 +28,6 @@ from guided.solvers import Solver
 if TYPE_CHECKING:
     from guided.model.model import Model
 
-SOLVER = "dpmpp_2m"
 STEPS = 24
 BATCH = 16
 Size = int | Sequence[int]
@@ -69,7 +68,7 @@ class Plan:
     size: tuple[int, int]
     path: Tensor
     steps: int | None  # None: the caller's own path
-    solver: Solver | str | None  # None: what `sample` chooses for the caller's own path
+    solver: Solver | str
     guide: Guide | Term | None
     w: float | None  # of a plain cfg; None where the guide is something else
     expression: str | None  # the text that the guide was written as
@@ -92,7 +91,7 @@ def plan(model: Model, request: Request) -> Plan:
         size=size_of(model, request.size),
         path=path,
         steps=steps,
-        solver=solver_of(model, request.solver, request.path),
+        solver=solver_of(model, request.solver, path),
         guide=guide,
         w=w,
         expression=request.guide if isinstance(request.guide, str) else None,
@@ -178,11 +177,9 @@ def size_of(model: Model, size: int | Sequence[int] | None) -> tuple[int, int]:
     return height, width
 
 
-def solver_of(model: Model, solver: Solver | str | None, path: Tensor | None) -> Solver | str | None:
-    """The solver of a call: the caller's, the card's, or DPM-Solver++ 2M; raises ValueError for an unknown name."""
-    if solver is None and path is not None:
-        return None
-    chosen = (model.card.get("defaults", {}).get("solver") or SOLVER) if solver is None else solver
+def solver_of(model: Model, solver: Solver | str | None, path: Tensor) -> Solver | str:
+    """The solver of a call: the caller's, the card's, or the one of the path; raises ValueError for an unknown name."""
+    chosen = solver or model.card.get("defaults", {}).get("solver") or solvers.default_name(path)
     if isinstance(chosen, str):
         solvers.by_name(chosen)
     return chosen

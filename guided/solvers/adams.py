@@ -11,7 +11,7 @@ at no cost: that evaluation is the next step's own.
 Each difference of n adds a term to the step of order 1. On long steps, and under strong guidance, the series of these
 terms need not converge, and then it is what throws an image into a wrong mode. So the first term is held to a share of
 the step that unit noise would make, every further one to a share of the one before it, image by image: the order that
-the step is short enough for is found by itself. On short steps hardly anything is held, and the order is that of Adams' method.
+the step is short enough for is found by itself. On short steps hardly anything is held, and the order is the full one.
 """
 
 from __future__ import annotations

@@ -22,18 +22,20 @@ from tests.model import build
 PROMPTS = ["red circle", "a", "a very long sentence about one small cat", "blue", ""]
 
 
-def by_hand(model: Model, prompt: str, seed: int, w: float, negative: str | None = None) -> torch.Tensor:
-    """One picture, by the core alone."""
+def by_hand(
+    model: Model, prompt: str, seed: int, w: float, negative: str | None = None, path_for: float | None = None
+) -> torch.Tensor:
+    """One picture, by the core alone, on the path for the weight w (or another)."""
     encoder = build.Words()
 
     def cond(words: str) -> Cond:
         encoded = encoder([words]) if words else encoder.nothing(1)
         return Cond(tokens=encoded.tokens, mask=encoded.mask)
 
-    path = guided.path.karras(4, 0.02, 20.0)
+    path = guided.path.default(4, 0.02, 20.0, w if path_for is None else path_for)
     x = float(path[0]) * Noise([seed])(0, (3, 16, 16))
     guide = cfg(w, negative=None if negative is None else cond(negative))
-    return guided.sample(guide(model.denoiser), x, path, cond(prompt), solver="dpmpp_2m").clamp(-1, 1)
+    return guided.sample(guide(model.denoiser), x, path, cond(prompt)).clamp(-1, 1)
 
 
 def test_it_is_the_composition_of_the_core() -> None:
@@ -65,9 +67,9 @@ def test_a_negative_prompt_takes_the_place_of_the_null() -> None:
 
 def test_the_mean_of_the_data_stands_under_the_noise() -> None:
     model = build.words_model(card={"mean": [0.5, -0.25, 0.0]})
-    path = guided.path.karras(4, 0.02, 20.0)
+    path = guided.path.default(4, 0.02, 20.0)
     x = 20.0 * Noise([0])(0, (3, 16, 16)) + torch.tensor([0.5, -0.25, 0.0]).reshape(3, 1, 1)
-    want = guided.sample(model.denoiser, x, path, Cond(), solver="dpmpp_2m").clamp(-1, 1)
+    want = guided.sample(model.denoiser, x, path, Cond()).clamp(-1, 1)
     torch.testing.assert_close(model.generate("", w=1).tensor, want, atol=1e-5, rtol=0)
 
 
@@ -97,7 +99,7 @@ def test_guides_with_a_weight_or_a_condition_for_each_image_are_cut_to_the_batch
     weights = torch.tensor([1.0, 2.0, 5.0])
     result = model.generate(["cat", "cat", "dog"], guide=cfg(weights), batch=2)
     for i, (prompt, w) in enumerate(zip(["cat", "cat", "dog"], [1.0, 2.0, 5.0], strict=True)):
-        torch.testing.assert_close(result.tensor[i : i + 1], by_hand(model, prompt, i, w), atol=1e-4, rtol=0)
+        torch.testing.assert_close(result.tensor[i : i + 1], by_hand(model, prompt, i, w, None, 1.0), atol=1e-4, rtol=0)
     encoded = build.Words()(["red", "blue", "green"])
     negative = Cond(tokens=encoded.tokens, mask=encoded.mask)
     both = model.generate(["cat", "cat", "dog"], guide=cfg(3.0, negative=negative) + cfg(1.0).during(1.0), batch=2)
