@@ -39,12 +39,12 @@ def test_each_encoder_trains_a_step_and_draws(name: str, tmp_path: Path) -> None
         "data": {"path": str(captioned(tmp_path / "data")), "size": 8, "hold_out": None},
         "text": {"encoder": "minilm" if name == "minilm" else str(tmp_path / "encoder")},
         "model": {"preset": "tiny-text"},
-        "train": {"images": 8, "batch_size": 4, "save_every": 8, "preview_every": 0, "held_every": 0, "lr": 0.01},
+        "train": {"images": 16, "batch_size": 4, "save_every": 8, "preview_every": 0, "held_every": 0, "lr": 0.01},
         "sample": {"steps": 2},
         "out": str(tmp_path / "run"),
     }
     *_, last = fit(recipe, device="cpu")
-    assert last.model is not None and last.images == 8
+    assert last.model is not None and last.images == 16
     prompts = list(CAPTIONS.values())
     first = last.model.generate(prompts, w=3.0, seed=5).tensor
     last.model.save(tmp_path / "model")
