@@ -1,16 +1,19 @@
-"""AdamW, and a learning rate that is a function of the counter."""
+"""AdamW or Muon, and a learning rate that is a function of the counter."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from guided.train import muon
 from guided.train.recipe import TrainSection
 
 LAST = 0.05
 """The share of the learning rate that the last update gets."""
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def learning_rate(train: TrainSection, counter: int) -> float:
@@ -22,15 +25,21 @@ def learning_rate(train: TrainSection, counter: int) -> float:
     return train.lr * rise * (LAST + (1 - LAST) * left)
 
 
-def adamw(modules: Mapping[str, nn.Module], train: TrainSection) -> torch.optim.AdamW:
-    """AdamW over all the modules' weights, fused; what has one dimension (norms, biases) never decays."""
+def make(modules: Mapping[str, nn.Module], train: TrainSection) -> torch.optim.Optimizer:
+    """The recipe's optimizer over all the modules' weights; what has one dimension (norms, biases) never decays."""
     weights = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in weights if p.ndim > 1], "weight_decay": train.weight_decay},
-        {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
+    taken = muon.hidden(modules) if train.optimizer == "muon" else set()
+    others = [p for p in weights if p not in taken]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": train.weight_decay},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, fused=True)
+    if not taken:
+        return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, fused=True)
+    dtype = torch.bfloat16 if train.precision == "bf16" else None
+    matrices = [p for p in weights if p in taken]
+    return muon.Muon(matrices, groups, train.lr, train.betas, train.weight_decay, dtype)
 
 
 def named(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
@@ -43,26 +52,28 @@ def named(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
     }
 
 
-def moments(optimizer: torch.optim.AdamW, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """AdamW's two moments as plain tensors, `exp_avg/NAME` and `exp_avg_sq/NAME`."""
+def moments(optimizer: torch.optim.Optimizer, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The optimizer's moments as plain tensors, `exp_avg/NAME` and, of AdamW, `exp_avg_sq/NAME`."""
     out: dict[str, Tensor] = {}
     for name, weight in named(modules).items():
-        for moment in ("exp_avg", "exp_avg_sq"):
+        for moment in MOMENTS:
             if moment in optimizer.state.get(weight, {}):
                 out[f"{moment}/{name}"] = optimizer.state[weight][moment]
     return out
 
 
 def restore(
-    optimizer: torch.optim.AdamW, modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], updates: int
+    optimizer: torch.optim.Optimizer, modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], updates: int
 ) -> None:
     """Put saved moments back; `updates` is how many were applied."""
     optimizer.state.clear()
     for name, weight in named(modules).items():
-        if f"exp_avg/{name}" not in tensors:
+        found = {moment: tensors[f"{moment}/{name}"] for moment in MOMENTS if f"{moment}/{name}" in tensors}
+        if not found:
             continue
         state = optimizer.state[weight]
-        state["step"] = torch.tensor(float(updates), dtype=torch.float32, device=weight.device)
-        for moment in ("exp_avg", "exp_avg_sq"):
+        if "exp_avg_sq" in found:
+            state["step"] = torch.tensor(float(updates), dtype=torch.float32, device=weight.device)
+        for moment, tensor in found.items():
             # In the weight's own memory layout, which the fused step wants alike.
-            state[moment] = torch.empty_like(weight).copy_(tensors[f"{moment}/{name}"])
+            state[moment] = torch.empty_like(weight).copy_(tensor)

@@ -66,7 +66,8 @@ def start(device: str = "auto") -> Team:
         from accelerate import PartialState
     except ImportError:
         raise ModuleNotFoundError("training needs accelerate: pip install 'guided[train]'") from None
-    state = PartialState(cpu=True) if device == "cpu" else PartialState()
+    # Not told so, accelerate starts no group of processes where there is no GPU.
+    state = PartialState(cpu=True) if device == "cpu" or not torch.cuda.is_available() else PartialState()
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes < asked:
         raise ValueError(

@@ -146,6 +146,7 @@ class TrainSection(Section):
     images: Count = 100_000
     batch_size: Count = 64  # images an update, over all processes and parts
     accumulate: Count = 1  # parts a batch is cut into
+    optimizer: Annotated[str, one_of("adamw", "muon")] = "adamw"  # muon: see `guided.train.muon`
     lr: Positive = 7e-4
     warmup: Amount = 10_000
     decay: Share = 0.4

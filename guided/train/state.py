@@ -37,7 +37,7 @@ class State:
         self.emas = [PowerEMA(self.network, width) for width in recipe.train.ema]
         if recipe.train.compile:
             self.network.compile()
-        self.optimizer = optimizer.adamw(self.modules, recipe.train)
+        self.optimizer = optimizer.make(self.modules, recipe.train)
         self.weights = [p for module in self.modules.values() for p in module.parameters() if p.requires_grad]
         fp16 = recipe.train.precision == "fp16"
         self.scaler = torch.amp.GradScaler(weights.device.type, enabled=fp16)  # type: ignore[attr-defined]

@@ -99,7 +99,7 @@ def test_torchrun_itself(data: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps(tiny(data, tmp_path / "run")))
     script = tmp_path / "go.py"
-    script.write_text(f"import guided\nfor step in guided.fit({str(recipe)!r}, device='cpu'): pass\n")
+    script.write_text(f"import guided\nfor step in guided.fit({str(recipe)!r}): pass\n")
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", _free_port()]
     done = subprocess.run([*command, str(script)], capture_output=True, text=True, env=env, timeout=200)
