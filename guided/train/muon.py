@@ -1,8 +1,8 @@
 """Muon: the momentum of every hidden matrix, made orthogonal; AdamW for all other weights (Jordan et al. 2024).
 
 The scale is that of Liu et al. 2025 (arXiv 2502.16982, eq. 4), so that one learning rate serves both. On our emoji
-recipe, 20,000 images in batches of 32, the loss ended at 0.252 where AdamW's ended at 0.308, which Muon had passed after
-11,000; an update took an eighth longer on one CPU core.
+recipe, 20,000 images in batches of 32, the loss ended at 0.252 where AdamW's ended at 0.308, which Muon had passed
+after 11,000; an update took an eighth longer on one CPU core.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """U V^T of a matrix (m, n) = U S V^T, roughly: a polynomial takes the singular values to 0.7 .. 1.2 in five steps."""
+    """U V^T of a matrix (m, n) = U S V^T, roughly: a polynomial takes the singular values to 0.7 .. 1.2."""
     wide = matrix.shape[0] <= matrix.shape[1]
     x = matrix if wide else matrix.T
     x = x / x.norm().clamp(min=torch.finfo(x.dtype).tiny)
@@ -82,5 +82,6 @@ def orthogonal(matrix: Tensor) -> Tensor:
 def hidden(modules: Mapping[str, nn.Module]) -> set[nn.Parameter]:
     """The weights of linear maps and convolutions between wide layers: those that Muon takes."""
     layers = (layer for module in modules.values() for layer in module.modules())
-    wide = (layer.weight for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d))
-    return {weight for weight in wide if weight.requires_grad and min(weight.shape[:2]) >= NARROW}
+    weights = (layer.weight for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d))
+    wide = (weight for weight in weights if weight.requires_grad and min(weight.shape[:2]) >= NARROW)
+    return {weight for weight in wide if isinstance(weight, nn.Parameter)}
