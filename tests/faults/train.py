@@ -37,9 +37,30 @@ TRAIN = [
     Fault(
         "optimizer not restored",
         "guided/train/optimizer.py",
-        'if f"exp_avg/{name}" not in tensors:',
+        "if not found:",
         "if True:",
         f"{T}/test_optimizer.py::test_state_goes_on_as_if_never_saved",
+    ),
+    Fault(
+        "muon without looking ahead",
+        "guided/train/muon.py",
+        "ahead = weight.grad.lerp(momentum, MOMENTUM).flatten(1)",
+        "ahead = momentum.flatten(1)",
+        f"{T}/test_optimizer.py::test_muons_step_is_nesterovs_momentum_made_orthogonal",
+    ),
+    Fault(
+        "muon scaled by the short side",
+        "guided/train/muon.py",
+        "scale = RMS * max(change.shape) ** 0.5",
+        "scale = RMS * min(change.shape) ** 0.5",
+        f"{T}/test_optimizer.py::test_muons_step_is_nesterovs_momentum_made_orthogonal",
+    ),
+    Fault(
+        "muon takes the pictures' own layers",
+        "guided/train/muon.py",
+        "min(weight.shape[:2]) >= NARROW",
+        "min(weight.shape[:2]) >= 0",
+        f"{T}/test_optimizer.py::test_muon_takes_what_lies_between_wide_layers_and_adamw_the_rest",
     ),
     Fault(
         "condition dropout never applied",
