@@ -30,7 +30,7 @@ def solvers(
     from guided.bench import solvers as judging
     from guided.solvers import NAMES
 
-    evaluations = _numbers(nfe)
+    evaluations = common.numbers_of(nfe, "--nfe")
     listed = list(dict.fromkeys(solver or sorted(NAMES)))
     steps = {name: judging.solver(name) for name in listed}
     drawn = problems.random_mixtures(mixtures, seed, images) if mixtures else problems.standard(images)
@@ -40,14 +40,3 @@ def solvers(
         common.show_json([row._asdict() for row in judging.rows(found)])
         return
     print(judging.text(found, {name: judging.order(step) for name, step in steps.items()}))
-
-
-def _numbers(words: str) -> list[int]:
-    """Whole numbers between commas; raises ValueError."""
-    try:
-        found = [int(word) for word in words.split(",")]
-    except ValueError:
-        found = []
-    if not found or min(found) < 1:
-        raise ValueError(f"--nfe: expected whole numbers >= 1 between commas, got {words!r}")
-    return found
