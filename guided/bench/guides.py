@@ -1,0 +1,221 @@
+"""`guided bench guides`: what guides draw, beside the conditional truth they aim at or are meant to sharpen."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from guided import path as paths
+from guided.bench import judged
+from guided.bench.presets import PRESETS, UNGUIDED, Entry
+from guided.bench.steered import HI, LO, Classes, Counting, Inverse, Problem
+from guided.bench.table import Row, Watch
+from guided.guide import Guide
+from guided.guide.contrast import Perturbed
+from guided.sampling import sample, trajectory
+from guided.solvers import Solver, euler
+
+TRUTH = "(the truth itself)"
+DRAWS = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a guide drew on a problem, x (B, *) after every move, and what it cost; or why there is nothing.
+
+    evaluations, derivatives: rows of networks evaluated, and differentiated through, an image. off: the largest
+    distance of a number, at any level, from where the unguided conditional model had it; nan on a route of its own.
+    """
+
+    moves: Sequence[Tensor] = ()
+    evaluations: float = math.nan
+    derivatives: float = math.nan
+    off: float = math.nan
+    why: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The run of every guide on every problem that it has something for, by (guide, problem)."""
+
+    problems: tuple[Problem, ...]
+    guides: tuple[str, ...]
+    runs: Mapping[tuple[str, str], Run]
+
+    def figures(self, guide: str, problem: Problem, rows: Tensor | None = None) -> dict[str, Tensor]:
+        """What is measured of a run, (draws,) each, see `judged.figures`; nothing where there is no run."""
+        run = self.runs.get((guide, problem.name), Run())
+        if not run.moves:
+            return {}
+        cost = {name: torch.tensor([getattr(run, name)]) for name in ("off", "evaluations", "derivatives")}
+        return {**judged.figures(problem, run.moves[-1], rows), **cost}
+
+
+def run(problem: Problem, entry: Entry, solver: Solver, steps: int, usual: Run | None = None) -> Run | None:
+    """A guide on a problem, None where it has none for it; `usual` is the unguided model's run."""
+    counter = Counting(problem.data.denoiser())
+    seen = problem
+    if isinstance(problem, Classes):
+        seen = dataclasses.replace(problem, weak=Counting(problem.weak, counter.rows))
+    guide = entry.make(seen)
+    if guide is None:
+        return None
+    if any(isinstance(term, Perturbed) for term in (guide.terms if isinstance(guide, Guide) else (guide,))):
+        return Run(why="needs a network with attention")
+    path, step = _route(entry.route, solver, steps)
+    try:
+        found = trajectory(guide(counter), problem.x, path, problem.cond, solver=step, noise=problem.noise)
+        moves = [x for _, x, _ in found]
+    except ValueError as error:
+        return Run(why=str(error))
+    if not bool(moves[-1].isfinite().all()):
+        return Run(why="diverged: its numbers are not finite")
+    there = usual.moves if usual is not None and entry.route == "ode" else []
+    off = max((float((x - y).abs().max()) for x, y in zip(moves, there, strict=False)), default=math.nan)
+    evaluations, derivatives = (count / len(problem.x) for count in counter.rows)
+    return Run(moves, evaluations, derivatives, off)
+
+
+def _route(name: str, solver: Solver, steps: int) -> tuple[Tensor, Solver]:
+    """The path and the solver of a route; those that rise have their papers' first-order step."""
+    if name == "ancestral":
+        return paths.ancestral(paths.karras(4 * steps, LO, HI)), euler
+    grid = paths.karras(steps, LO, HI)
+    return (paths.ancestral(paths.resample(grid, 5, 10)), euler) if name == "repaint" else (grid, solver)
+
+
+def _truth(problem: Problem, solver: Solver, steps: int) -> Run:
+    """As many draws of each class; or, given y, what the exact denoiser ends at, by the same steps."""
+    if isinstance(problem, Classes):
+        draw = torch.Generator().manual_seed(0)
+        each = len(problem.x) // problem.count
+        return Run([torch.cat([problem.data.sample(each, draw, label) for label in range(problem.count)])])
+    path, _ = _route("ode", solver, steps)
+    return Run([sample(problem.exact, problem.x, path, solver=solver)])
+
+
+def compare(
+    problems: Sequence[Problem],
+    own: Mapping[str, Entry],
+    solver: Solver,
+    steps: int,
+    watch: Watch = lambda done, total: None,
+) -> Table:
+    """The bench's guides and the user's `own` on every problem; raises ValueError where one has none for any."""
+    entries = {**PRESETS, **own}
+    runs: dict[tuple[str, str], Run] = {}
+    for number, problem in enumerate(problems):
+        runs[TRUTH, problem.name] = _truth(problem, solver, steps)
+        for place, (name, entry) in enumerate(entries.items()):
+            watch(number * len(entries) + place, len(problems) * len(entries))
+            found = run(problem, entry, solver, steps, runs.get((UNGUIDED, problem.name)))
+            if found is not None:
+                runs[name, problem.name] = found
+    for name in own:
+        if not any(guide == name for guide, _ in runs):
+            raise ValueError(f"{name}: it returned None for every problem, so there is nothing to measure")
+    return Table(tuple(problems), (TRUTH, *entries), runs)
+
+
+def rows(found: Table) -> list[Row]:
+    """Every figure of every guide beside the unguided model's; math.nan where one of the two has none."""
+    return [
+        row
+        for problem in found.problems
+        for guide in found.guides
+        if guide != TRUTH and (guide, problem.name) in found.runs
+        for row in _beside(found, guide, problem)
+    ]
+
+
+def _beside(found: Table, guide: str, problem: Problem) -> list[Row]:
+    """The rows of a guide on a problem, with 95 % intervals over images drawn again, the same for both sides."""
+    mine, peer = (found.figures(name, problem) for name in (guide, UNGUIDED))
+    n = len(problem.x) // (problem.count if isinstance(problem, Classes) else 1)
+    again = torch.randint(n, (DRAWS, n), generator=torch.Generator().manual_seed(0))
+    others, peers = (found.figures(name, problem, again) for name in (guide, UNGUIDED))
+    listed = []
+    for figure in peer:
+        title = f"{problem.name}: {guide}: {figure}"
+        if not mine:
+            listed.append(Row(title, math.nan, float(peer[figure]), math.nan, math.nan, math.nan))
+            continue
+        ours, theirs = float(mine[figure]), float(peer[figure])
+        ratio = ours / theirs if theirs else math.nan
+        drawn = others[figure] / peers[figure]
+        # Drawing again adds noise of its own to a distance: the interval is brought back to the ratio.
+        shift = ratio / drawn.mean()
+        low, high = (drawn * shift).quantile(torch.tensor([0.025, 0.975]).to(drawn)).tolist()
+        listed.append(Row(title, ours, theirs, ratio, low, high))
+    return listed
+
+
+_CLASSES = {
+    "accuracy": ("class %", 100.0, ".1f"),
+    "distance": ("distance", 1.0, ".3f"),
+    "bias": ("bias", 1.0, ".3f"),
+    "variance": ("variance", 1.0, ".3f"),
+    "beyond": ("beyond %", 100.0, ".2f"),
+    "off": ("off", 1.0, ".1e"),
+    "evaluations": ("NFE", 1.0, ".0f"),
+    "derivatives": ("deriv.", 1.0, ".0f"),
+}
+_ABOUT_CLASSES = """Guides on {images} images, each from the noise of its own class, {steps} steps of Karras' grid.
+class %: images whose likeliest class, by the exact p(class | x0), is theirs. distance: sliced Wasserstein-2 to the class
+itself, in its stds (64 directions, exact quantiles). bias: of the mean, in stds. variance: within the classes, as a share
+of the truth's. beyond %: numbers outside the middle 99.9 % of the data. off: largest distance from the unguided path.
+NFE, deriv.: network rows evaluated, and differentiated through, an image."""
+_ABOUT_MEASURED = """Observations y = A x0 + 0.2 n: error of the mean / covariance of x0 given y, as shares of the exact
+posterior's norms. `ancestral` takes four times as many steps, `repaint` goes back up by 5 of them, 9 times."""
+
+
+def text(found: Table, steps: int) -> str:
+    """The tables for a person, at most 120 columns wide."""
+    drawn = [problem for problem in found.problems if isinstance(problem, Classes)]
+    measured = [problem for problem in found.problems if isinstance(problem, Inverse)]
+    lines = [_ABOUT_CLASSES.format(images=len(drawn[0].x), steps=steps)] if drawn else []
+    for problem in drawn:
+        lines += ["", f"{problem.name:36}" + "".join(f"{head:>10}" for head, _, _ in _CLASSES.values())]
+        lines += [line for guide in found.guides for line in _class_line(found, guide, problem)]
+    return "\n".join([*lines, *_measured_lines(found, measured)])
+
+
+def _class_line(found: Table, guide: str, problem: Problem) -> list[str]:
+    if (guide, problem.name) not in found.runs:
+        return []
+    figures = found.figures(guide, problem)
+    if not figures:
+        return [f"{guide:36.36}  {found.runs[guide, problem.name].why:.80}"]
+    cells = [_cell(float(figures[name]) * factor, form, 10) for name, (_, factor, form) in _CLASSES.items()]
+    return [f"{guide:36.36}" + "".join(cells)]
+
+
+def _cell(number: float, form: str, width: int) -> str:
+    return " " * width if math.isnan(number) else f"{number:{width}{form}}"
+
+
+def _measured_lines(found: Table, problems: Sequence[Problem]) -> list[str]:
+    if not problems:
+        return []
+    lines = ["", _ABOUT_MEASURED, ""]
+    heads = [problem.name.split(", ") for problem in problems]
+    for part in (0, 1):
+        lines.append(" " * 26 + "".join(f"{head[part]:>14}" for head in heads) + ("     NFE deriv." if part else ""))
+    for guide in found.guides:
+        runs = [found.runs.get((guide, problem.name)) for problem in problems]
+        if not any(runs):
+            continue
+        cells = []
+        for problem in problems:
+            figures = found.figures(guide, problem)
+            shown = f"{float(figures['mean']):.3f} /{float(figures['covariance']):6.3f}" if figures else "-"
+            cells.append(f"{shown:>14}")
+        first = next((run for run in runs if run and run.moves), Run(why=next(run.why for run in runs if run)))
+        cost = _cell(first.evaluations, ".0f", 5) + _cell(first.derivatives, ".0f", 5)
+        lines.append(f"{guide:26.26}" + ("".join(cells) + cost if first.moves else f"  {first.why:.90}"))
+    return lines
