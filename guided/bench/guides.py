@@ -15,13 +15,14 @@ from guided.bench import judged
 from guided.bench.presets import PRESETS, UNGUIDED, Entry
 from guided.bench.steered import HI, LO, Classes, Counting, Inverse, Problem
 from guided.bench.table import Row, Watch
+from guided.cond import Cond
 from guided.guide import Guide
 from guided.guide.contrast import Perturbed
 from guided.sampling import sample, trajectory
 from guided.solvers import Solver, euler
 
 TRUTH = "(the truth itself)"
-DRAWS = 200
+DRAWS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +69,9 @@ def run(problem: Problem, entry: Entry, solver: Solver, steps: int, usual: Run |
     if any(isinstance(term, Perturbed) for term in (guide.terms if isinstance(guide, Guide) else (guide,))):
         return Run(why="needs a network with attention")
     path, step = _route(entry.route, solver, steps)
+    cond = Cond() if entry.blind else problem.cond
     try:
-        found = trajectory(guide(counter), problem.x, path, problem.cond, solver=step, noise=problem.noise)
+        found = trajectory(guide(counter), problem.x, path, cond, solver=step, noise=problem.noise)
         moves = [x for _, x, _ in found]
     except ValueError as error:
         return Run(why=str(error))
@@ -107,6 +109,9 @@ def compare(
     watch: Watch = lambda done, total: None,
 ) -> Table:
     """The bench's guides and the user's `own` on every problem; raises ValueError where one has none for any."""
+    for name, entry in own.items():
+        if all(entry.make(problem) is None for problem in problems):
+            raise ValueError(f"{name}: it returned None for every problem, so there is nothing to measure")
     entries = {**PRESETS, **own}
     runs: dict[tuple[str, str], Run] = {}
     for number, problem in enumerate(problems):
@@ -116,43 +121,33 @@ def compare(
             found = run(problem, entry, solver, steps, runs.get((UNGUIDED, problem.name)))
             if found is not None:
                 runs[name, problem.name] = found
-    for name in own:
-        if not any(guide == name for guide, _ in runs):
-            raise ValueError(f"{name}: it returned None for every problem, so there is nothing to measure")
     return Table(tuple(problems), (TRUTH, *entries), runs)
 
 
 def rows(found: Table) -> list[Row]:
     """Every figure of every guide beside the unguided model's; math.nan where one of the two has none."""
-    return [
-        row
-        for problem in found.problems
-        for guide in found.guides
-        if guide != TRUTH and (guide, problem.name) in found.runs
-        for row in _beside(found, guide, problem)
-    ]
-
-
-def _beside(found: Table, guide: str, problem: Problem) -> list[Row]:
-    """The rows of a guide on a problem, with 95 % intervals over images drawn again, the same for both sides."""
-    mine, peer = (found.figures(name, problem) for name in (guide, UNGUIDED))
-    n = len(problem.x) // (problem.count if isinstance(problem, Classes) else 1)
-    again = torch.randint(n, (DRAWS, n), generator=torch.Generator().manual_seed(0))
-    others, peers = (found.figures(name, problem, again) for name in (guide, UNGUIDED))
     listed = []
-    for figure in peer:
-        title = f"{problem.name}: {guide}: {figure}"
-        if not mine:
-            listed.append(Row(title, math.nan, float(peer[figure]), math.nan, math.nan, math.nan))
-            continue
-        ours, theirs = float(mine[figure]), float(peer[figure])
-        ratio = ours / theirs if theirs else math.nan
-        drawn = others[figure] / peers[figure]
-        # Drawing again adds noise of its own to a distance: the interval is brought back to the ratio.
-        shift = ratio / drawn.mean()
-        low, high = (drawn * shift).quantile(torch.tensor([0.025, 0.975]).to(drawn)).tolist()
-        listed.append(Row(title, ours, theirs, ratio, low, high))
+    for problem in found.problems:
+        n = len(problem.x) // (problem.count if isinstance(problem, Classes) else 1)
+        again = torch.randint(n, (DRAWS, n), generator=torch.Generator().manual_seed(0))
+        peer, peers = found.figures(UNGUIDED, problem), found.figures(UNGUIDED, problem, again)
+        for guide in found.guides:
+            if guide == TRUTH or (guide, problem.name) not in found.runs:
+                continue
+            mine, others = found.figures(guide, problem), found.figures(guide, problem, again)
+            for figure in peer:
+                row = _beside(mine[figure], others[figure], peer[figure], peers[figure]) if mine else [math.nan] * 5
+                listed.append(Row(f"{problem.name}: {guide}: {figure}", *row))
     return listed
+
+
+def _beside(mine: Tensor, others: Tensor, peer: Tensor, peers: Tensor) -> list[float]:
+    """Ours, the peer's, their ratio and its 95 % interval over images drawn again, the same for both sides."""
+    ratio = mine / peer if peer else mine * math.nan
+    drawn = others / peers
+    # Drawing again adds noise of its own to a distance: the interval is brought back to the ratio.
+    ends = (drawn * ratio / drawn.mean()).quantile(torch.tensor([0.025, 0.975]).to(drawn))
+    return [float(number) for number in (mine, peer, ratio, *ends)]
 
 
 _CLASSES = {
@@ -165,13 +160,17 @@ _CLASSES = {
     "evaluations": ("NFE", 1.0, ".0f"),
     "derivatives": ("deriv.", 1.0, ".0f"),
 }
-_ABOUT_CLASSES = """Guides on {images} images, each from the noise of its own class, {steps} steps of Karras' grid.
-class %: images whose likeliest class, by the exact p(class | x0), is theirs. distance: sliced Wasserstein-2 to the class
-itself, in its stds (64 directions, exact quantiles). bias: of the mean, in stds. variance: within the classes, as a share
-of the truth's. beyond %: numbers outside the middle 99.9 % of the data. off: largest distance from the unguided path.
-NFE, deriv.: network rows evaluated, and differentiated through, an image."""
-_ABOUT_MEASURED = """Observations y = A x0 + 0.2 n: error of the mean / covariance of x0 given y, as shares of the exact
-posterior's norms. `ancestral` takes four times as many steps, `repaint` goes back up by 5 of them, 9 times."""
+_ABOUT_CLASSES = """\
+{images} images, as many of each class, {steps} steps of Karras' grid; each class starts from noise of exact mean and
+covariance. The truth itself: independent draws, so what chance leaves. blind: the model is told no class.
+class %: images whose likeliest class, by the exact p(class | x0), is theirs. distance: sliced Wasserstein-2 to the
+class itself, in its stds (32 directions, exact quantiles). bias: of the mean, in stds. variance: within classes, as a
+share of the truth's. beyond %: numbers outside the middle 99.9 % of the data. off: largest distance of a number, at any
+level, from the unguided path. NFE, deriv.: network rows evaluated, and differentiated through, an image."""
+_ABOUT_MEASURED = """\
+Observations y = A x0 + 0.2 n: error of the mean / covariance of x0 given y, as shares of the exact posterior's norms.
+The truth itself: the exact E[x0 | x, y] as denoiser, by the same steps. ancestral: four times as many steps, by Euler.
+repaint: every 5 steps back up, 9 times, by Euler."""
 
 
 def text(found: Table, steps: int) -> str:
@@ -215,7 +214,12 @@ def _measured_lines(found: Table, problems: Sequence[Problem]) -> list[str]:
             figures = found.figures(guide, problem)
             shown = f"{float(figures['mean']):.3f} /{float(figures['covariance']):6.3f}" if figures else "-"
             cells.append(f"{shown:>14}")
-        first = next((run for run in runs if run and run.moves), Run(why=next(run.why for run in runs if run)))
-        cost = _cell(first.evaluations, ".0f", 5) + _cell(first.derivatives, ".0f", 5)
-        lines.append(f"{guide:26.26}" + ("".join(cells) + cost if first.moves else f"  {first.why:.90}"))
+        made = [run for run in runs if run and run.moves]
+        if made:
+            costs = (
+                math.fsum(getattr(run, name) for run in made) / len(made) for name in ("evaluations", "derivatives")
+            )
+            lines.append(f"{guide:26.26}" + "".join(cells) + "".join(_cell(cost, ".0f", 5) for cost in costs))
+        else:
+            lines.append(f"{guide:26.26}  {next(run.why for run in runs if run):.90}")
     return lines

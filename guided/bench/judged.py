@@ -11,7 +11,7 @@ from torch import Tensor
 from guided.bench.steered import F64, Classes, Inverse, Problem, draw
 from guided.oracle import GaussianMixture
 
-DIRECTIONS = 64
+DIRECTIONS = 32
 RANGE = 0.999
 
 
@@ -45,8 +45,8 @@ def _measured(problem: Inverse, x: Tensor, rows: Tensor) -> dict[str, Tensor]:
 
 def _classes(problem: Classes, x: Tensor, rows: Tensor) -> dict[str, Tensor]:
     data, count = problem.data, problem.count
-    label = problem.cond.label
-    hit = (problem.classifier(x).argmax(1) == label).to(F64)
+    assert problem.cond.label is not None
+    hit = (problem.classifier(x).argmax(1) == problem.cond.label).to(F64)
     low, high = _range(data)
     beyond = ((x < low) | (x > high)).to(F64).mean(1)
     hit, beyond, x = (part.reshape(count, -1, *part.shape[1:]) for part in (hit, beyond, x))
@@ -75,7 +75,8 @@ def _classes(problem: Classes, x: Tensor, rows: Tensor) -> dict[str, Tensor]:
 def _ways(dim: int) -> Tensor:
     """Unit directions to look along, (dim, DIRECTIONS)."""
     found = draw(dim, DIRECTIONS, seed=11)
-    return found / found.norm(dim=0)
+    unit: Tensor = found / found.norm(dim=0)
+    return unit
 
 
 @functools.lru_cache(maxsize=16)

@@ -15,26 +15,18 @@ from guided.cond import Cond
 from guided.guide import (
     Guide,
     Term,
-    apg,
-    between,
     cfg,
-    cfgpp,
     class_log_prob,
-    clip,
     compose,
     dps,
     expression,
-    frequency,
     gradient,
     independent,
     mmps,
     perp_neg,
-    perturbed,
     pigdm,
     project,
-    rescale,
     tfg,
-    threshold,
 )
 
 Make = Callable[[Problem], Guide | Term | None]
@@ -42,32 +34,29 @@ Make = Callable[[Problem], Guide | Term | None]
 
 
 class Entry(NamedTuple):
-    """A guide of the bench, and the route it is made for: "ode", "ancestral" or "repaint"."""
+    """A guide of the bench; the route it is made for, "ode", "ancestral" or "repaint"; blind: no class is told."""
 
     make: Make
     route: str = "ode"
+    blind: bool = False
 
 
-def _of_classes(make: Callable[[Classes], Guide | Term]) -> Entry:
-    return Entry(lambda problem: make(problem) if isinstance(problem, Classes) else None)
+def _of_classes(make: Callable[[Classes], Guide | Term], blind: bool = False) -> Entry:
+    return Entry(lambda problem: make(problem) if isinstance(problem, Classes) else None, blind=blind)
 
 
 def _of_measurements(make: Callable[[Inverse], Guide | Term], route: str = "ode") -> Entry:
     return Entry(lambda problem: make(problem) if isinstance(problem, Inverse) else None, route)
 
 
-def variance(problem: Problem, sigma: Tensor) -> Tensor:
+def _left(problem: Problem, sigma: Tensor) -> Tensor:
     """The variance of x0 given x, per number, if the data were one Gaussian."""
-    var = problem.data.moments().cov[0].diagonal().mean()
-    return sigma**2 * var / (sigma**2 + var)
+    return sigma**2 * problem.var / (sigma**2 + problem.var)
 
 
-def _clean(problem: Classes) -> Callable[..., Tensor]:
-    return class_log_prob(problem.classifier)
-
-
-def _noisy(problem: Classes, scale: float) -> Guide:
-    return cfg(0) + gradient(class_log_prob(problem.classifier), "x", scale)
+def _class(problem: Classes) -> Callable[..., Tensor]:
+    """ln p(class), exact, of clean pictures, or of x at a noise level: for a model that is told no class."""
+    return class_log_prob(problem.classifier, problem.cond.label)
 
 
 def _likelihood(problem: Inverse, D: Tensor, cond: Cond) -> Tensor:
@@ -75,46 +64,63 @@ def _likelihood(problem: Inverse, D: Tensor, cond: Cond) -> Tensor:
     return -0.5 * problem.operator.residual(D, problem.y).flatten(1).square().sum(1) / problem.sigma_y**2
 
 
-def _gain(problem: Inverse, sigma: Tensor, next_sigma: Tensor | None) -> Tensor:
-    """What makes a gradient of the likelihood at D one of ln p(y | x), were the measured numbers A A^T = I."""
-    return problem.sigma_y**2 / (problem.sigma_y**2 + variance(problem, sigma))
+def _tfg(problem: Inverse, mean: bool) -> Term:
+    """A corner of TFG whose weights are Bayes' rule on independent Gaussian numbers measured by A A^T = I."""
+
+    def gain(sigma: Tensor, next_sigma: Tensor | None) -> Tensor:
+        return problem.sigma_y**2 / (problem.sigma_y**2 + _left(problem, sigma))
+
+    f = functools.partial(_likelihood, problem)
+    return tfg(f, 0.0, lambda s, t: _left(problem, s) * gain(s, t)) if mean else tfg(f, gain)
 
 
-def _towards(problem: Inverse, sigma: Tensor, next_sigma: Tensor | None) -> Tensor:
-    return variance(problem, sigma) * _gain(problem, sigma, None)
+def _parsed(text: str, problem: Problem) -> Guide | Term | None:
+    """An expression on a problem with classes: "2" is a class, `early` the weaker denoiser."""
+    if not isinstance(problem, Classes):
+        return None
+
+    def condition(word: str) -> Cond:
+        if word not in map(str, range(problem.count)):
+            raise ValueError(f"expected a class from 0 to {problem.count - 1} as a text, got {word!r}")
+        return Cond(label=torch.tensor([int(word)]))
+
+    return expression.parse(text, {"early": lambda: problem.weak}, condition)
 
 
 UNGUIDED = "conditional, unguided"
+EXPRESSIONS = (
+    "cfg(0)",
+    "cfg(1.5)",
+    "cfg(3)",
+    "cfg(7)",
+    "cfg(3).during(0.2, 2)",
+    "cfgpp(0.6)",
+    "cfg(7) >> apg()",
+    "cfg(7) >> apg(0, 0, 0.2)",
+    "cfg(7) >> rescale(0.7)",
+    "cfg(7) >> frequency()",
+    "cfg(7) >> threshold()",
+    "cfg(7) >> clip()",
+    "between(early, 2)",
+    "perturbed('identity')",
+)
 PRESETS: Mapping[str, Entry] = {
     UNGUIDED: Entry(lambda problem: cfg(1)),
-    "cfg(0), unconditional": _of_classes(lambda p: cfg(0)),
-    "cfg(1.5)": _of_classes(lambda p: cfg(1.5)),
-    "cfg(3)": _of_classes(lambda p: cfg(3)),
-    "cfg(7)": _of_classes(lambda p: cfg(7)),
-    "cfg(3).during(0.2, 2)": _of_classes(lambda p: cfg(3).during(0.2, 2)),
-    "cfgpp(0.6)": _of_classes(lambda p: cfgpp(0.6)),
-    "cfg(7) >> apg()": _of_classes(lambda p: cfg(7) >> apg()),
-    "cfg(7) >> apg(0, 0, 0.2)": _of_classes(lambda p: cfg(7) >> apg(0, 0, 0.2)),
-    "cfg(7) >> rescale(0.7)": _of_classes(lambda p: cfg(7) >> rescale(0.7)),
-    "cfg(7) >> frequency()": _of_classes(lambda p: cfg(7) >> frequency()),
-    "cfg(7) >> threshold()": _of_classes(lambda p: cfg(7) >> threshold()),
-    "cfg(7) >> clip()": _of_classes(lambda p: cfg(7) >> clip()),
-    "between(blurred, 2)": _of_classes(lambda p: between(p.weak, 2)),
+    **{text: Entry(functools.partial(_parsed, text)) for text in EXPRESSIONS},
     "cfg(3, negative=next class)": _of_classes(lambda p: cfg(3, negative=p.following)),
     "perp_neg(3, (next class, 1))": _of_classes(lambda p: perp_neg(3, (p.following, 1.0))),
     "compose(3 class, -1 next)": _of_classes(lambda p: compose(((p.cond, 3.0), (p.following, -1.0)))),
     "independent(3, all classes)": _of_classes(lambda p: independent(3, Cond(label=torch.arange(p.count)))),
-    "perturbed('identity')": _of_classes(lambda p: perturbed("identity")),
-    "cfg(0) + exact classifier of x": _of_classes(lambda p: _noisy(p, 1.0)),
-    "cfg(0) + 3 exact classifier of x": _of_classes(lambda p: _noisy(p, 3.0)),
-    "cfg(0) + classifier of D": _of_classes(lambda p: cfg(0) + gradient(_clean(p))),
-    "cfg(0) + tfg, variance": _of_classes(lambda p: cfg(0) + tfg(_clean(p), gamma=0.2)),
-    "cfg(0) + tfg, mean": _of_classes(lambda p: cfg(0) + tfg(_clean(p), 0.0, lambda s, t: variance(p, s))),
+    "blind + exact classifier of x": _of_classes(lambda p: gradient(_class(p), "x"), blind=True),
+    "blind + 3 exact classifier of x": _of_classes(lambda p: 3 * gradient(_class(p), "x"), blind=True),
+    "blind + classifier of D": _of_classes(lambda p: gradient(_class(p)), blind=True),
+    "blind + tfg, variance, smoothed": _of_classes(lambda p: tfg(_class(p), gamma=0.2), blind=True),
+    "blind + tfg, mean": _of_classes(lambda p: tfg(_class(p), 0.0, lambda s, t: _left(p, s)), blind=True),
     "pigdm": _of_measurements(lambda p: pigdm(p.operator, p.y, p.sigma_y, p.var)),
     "mmps, 3 iterations": _of_measurements(lambda p: mmps(p.operator, p.y, p.sigma_y)),
     "mmps, 16 iterations": _of_measurements(lambda p: mmps(p.operator, p.y, p.sigma_y, 16)),
-    "tfg, variance": _of_measurements(lambda p: tfg(functools.partial(_likelihood, p), functools.partial(_gain, p))),
-    "tfg, mean": _of_measurements(lambda p: tfg(functools.partial(_likelihood, p), 0.0, functools.partial(_towards, p))),
+    "tfg, variance": _of_measurements(lambda p: _tfg(p, mean=False)),
+    "tfg, mean": _of_measurements(lambda p: _tfg(p, mean=True)),
     "project": _of_measurements(lambda p: project(p.operator, p.y)),
     "dps(0.3), ancestral": _of_measurements(lambda p: dps(p.operator, p.y, 0.3), "ancestral"),
     "dps(1), ancestral": _of_measurements(lambda p: dps(p.operator, p.y, 1.0), "ancestral"),
@@ -131,10 +137,13 @@ def contestants(text: str) -> dict[str, Entry]:
     if "(" in text:
         return {text: Entry(functools.partial(_parsed, text))}
     if ":" not in text:
-        raise ValueError(f'--guide: expected an expression such as "cfg(3) >> rescale(0.7)", or module:name; got {text!r}')
+        raise ValueError(
+            f'--guide: expected an expression such as "cfg(3) >> rescale(0.7)", or module:name; got {text!r}'
+        )
     found = named(text)
     listed = found if isinstance(found, Mapping) else {"": found}
-    return {f"{text} {name}".strip(): _entry(f"{text} {name}".strip(), guide) for name, guide in listed.items()}
+    titled = {f"{text} {name}".strip(): guide for name, guide in listed.items()}
+    return {title: _entry(title, guide) for title, guide in titled.items()}
 
 
 def _entry(name: str, found: Any) -> Entry:
@@ -162,16 +171,3 @@ def _called(name: str, make: Callable[[Problem], Any], problem: Problem) -> Guid
     if found is not None and not isinstance(found, Guide | Term):
         raise ValueError(f"{name}: {_EXPECTED}; it returned {found!r:.80}")
     return found
-
-
-def _parsed(text: str, problem: Problem) -> Guide | Term | None:
-    """An expression on a problem with classes: "2" is a class, `early` the weaker denoiser."""
-    if not isinstance(problem, Classes):
-        return None
-
-    def condition(word: str) -> Cond:
-        if word not in map(str, range(problem.count)):
-            raise ValueError(f"expected a class from 0 to {problem.count - 1} as a text, got {word!r}")
-        return Cond(label=torch.tensor([int(word)]))
-
-    return expression.parse(text, {"early": lambda: problem.weak}, condition)

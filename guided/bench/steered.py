@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,8 +12,9 @@ from guided.cond import Cond
 from guided.denoiser import Denoise
 from guided.operators import Blur, BoxDown, Mask, Operator
 from guided.oracle import GaussianMixture, Moments
+from guided.sampling import NoiseSource
 
-SHAPE, LO, HI = (1, 4, 4), 0.01, 80.0
+SHAPE, LO, HI, BLUR = (1, 4, 4), 0.01, 80.0, 0.3
 F64 = torch.float64
 IMAGES = 512
 LEAST = 32
@@ -38,7 +38,7 @@ class Counting:
         self.rows[0] += len(x)
         D = self.inner(x, sigma, cond)
         if D.requires_grad:
-            D.register_hook(self._derived)
+            D.register_hook(self._derived)  # type: ignore[no-untyped-call]
         return D
 
     def _derived(self, slope: Tensor) -> None:
@@ -46,23 +46,30 @@ class Counting:
 
 
 @dataclass(frozen=True, eq=False)
-class Classes:
-    """Draw each class of `data`: images x (B, *) at the noise level HI, as many of each class, in their order.
-
-    weak: the exact denoiser of the data blurred by 0.3, for autoguidance. A user's guide may read all of this.
-    """
+class _Problem:
+    """What all problems have: data, images x (B, *) at the noise level HI, their conditions, noise for rising paths."""
 
     name: str
     data: GaussianMixture
-    weak: Denoise
     x: Tensor
     cond: Cond
-    noise: Callable[[int, tuple[int, ...]], Tensor]
+    noise: NoiseSource
 
     @property
-    def count(self) -> int:
-        """The number of classes."""
-        return int(self.cond.label[-1]) + 1 if self.cond.label is not None else 1
+    def var(self) -> float:
+        """The mean variance of the data's numbers."""
+        return float(self.data.moments().cov[0].diagonal().mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Classes(_Problem):
+    """Draw each of `count` classes: as many images of each, in their order.
+
+    weak: the exact denoiser of the data blurred by BLUR, for autoguidance. A user's guide may read all of this.
+    """
+
+    count: int
+    weak: Denoise
 
     @property
     def following(self) -> Cond:
@@ -76,25 +83,12 @@ class Classes:
 
 
 @dataclass(frozen=True, eq=False)
-class Inverse:
-    """Draw x0 given y = operator(x0) + sigma_y m, one y (1, *) for all images x (B, *) at the noise level HI.
+class Inverse(_Problem):
+    """Draw x0 given y = operator(x0) + sigma_y m, one y (1, *) for all images; a user's guide may read all of this."""
 
-    var: the data's variance per number. A user's guide may read all of this.
-    """
-
-    name: str
-    data: GaussianMixture
     operator: Operator
     y: Tensor
     sigma_y: float
-    x: Tensor
-    cond: Cond
-    noise: Callable[[int, tuple[int, ...]], Tensor]
-
-    @property
-    def var(self) -> float:
-        """The mean variance of the data's numbers."""
-        return float(self.data.moments().cov[0].diagonal().mean())
 
     @property
     def matrix(self) -> Tensor:
@@ -130,22 +124,23 @@ def matched(n: int, seed: int, groups: int = 1) -> Tensor:
     So where a guide is affine, what it misses is its own and not the draws'. Raises ValueError for n < LEAST.
     """
     if n < LEAST:
-        raise ValueError(f"--images: expected at least {groups * LEAST}, {LEAST} a class, got {groups * n}")
+        raise ValueError(f"too few images: expected at least {groups * LEAST}, {LEAST} a class, got {groups * n}")
     z = draw(groups, n, math.prod(SHAPE), seed=seed)
     z = z - z.mean(1, keepdim=True)
     root = torch.linalg.cholesky(z.mT @ z / n)
-    return torch.linalg.solve_triangular(root, z.mT, upper=False).mT.reshape(-1, *SHAPE)
+    white: Tensor = torch.linalg.solve_triangular(root, z.mT, upper=False).mT
+    return white.reshape(-1, *SHAPE)
 
 
 def classes(name: str, data: GaussianMixture, images: int, seed: int = 1) -> Classes:
     """The problem of drawing each class of a mixture over SHAPE, images / C times."""
     count = int(torch.as_tensor(data.classes).max()) + 1
     each = images // count
-    blurred = (data.stds**2 + 0.3**2).sqrt()
+    blurred = (data.stds**2 + BLUR**2).sqrt()
     weak = GaussianMixture(data.means.reshape(-1, *data.shape), blurred, data.log_weights.exp(), data.classes)
     label = torch.arange(count).repeat_interleave(each)
-    noise = lambda index, shape: matched(each, seed + index, count)  # noqa: E731
-    return Classes(name, data, weak.denoiser(), HI * noise(0, SHAPE), Cond(label=label), noise)
+    noise: NoiseSource = lambda index, shape: matched(each, seed + index, count)  # noqa: E731
+    return Classes(name, data, HI * noise(0, SHAPE), Cond(label=label), noise, count, weak.denoiser())
 
 
 def inverse(
@@ -154,9 +149,9 @@ def inverse(
     """The problem of drawing what one measurement of a draw leaves open."""
     x0 = data.sample(1, torch.Generator().manual_seed(seed))
     y = operator(x0)
-    y = y + sigma_y * draw(*y.shape, seed=seed)  # where nothing is known, what y holds is never read
-    noise = lambda index, shape: matched(images, seed + index)  # noqa: E731
-    return Inverse(name, data, operator, y, sigma_y, HI * noise(0, SHAPE), Cond(), noise)
+    y = y + sigma_y * draw(*y.shape, seed=seed + 1)  # where nothing is known, what y holds is never read
+    noise: NoiseSource = lambda index, shape: matched(images, seed + index)  # noqa: E731
+    return Inverse(name, data, HI * noise(0, SHAPE), Cond(), noise, operator, y, sigma_y)
 
 
 def modes(components: int, count: int, std: float, spread: float, seed: int) -> GaussianMixture:
@@ -177,11 +172,10 @@ def standard(images: int = IMAGES) -> tuple[list[Classes], list[Inverse]]:
     one = GaussianMixture(0.5 * draw(1, *SHAPE, seed=8), torch.tensor([0.6], dtype=F64), torch.ones(1))
     known = draw(*SHAPE[1:], seed=3) > 0
     operators = {"mask": Mask(known), "box-down": BoxDown(2), "blur": Blur(0.7)}
-    priors = {"independent": one, "mixture": modes(12, 4, 0.25, 0.6, 3)}
+    priors = {"independent": one, "mixture": modes(6, 2, 0.25, 0.6, 3)}
     measured = [
         inverse(f"{prior}, {name}", data, operator, images=images)
         for prior, data in priors.items()
         for name, operator in operators.items()
     ]
     return drawn, measured
-
