@@ -23,6 +23,7 @@ from guided.solvers import Solver, euler
 
 TRUTH = "(the truth itself)"
 DRAWS = 100
+_COSTS = ("evaluations", "derivatives")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,7 @@ class Table:
         run = self.runs.get((guide, problem.name), Run())
         if not run.moves:
             return {}
-        cost = {name: torch.tensor([getattr(run, name)]) for name in ("off", "evaluations", "derivatives")}
+        cost = {name: torch.tensor([getattr(run, name)]) for name in ("off", *_COSTS)}
         return {**judged.figures(problem, run.moves[-1], rows), **cost}
 
 
@@ -161,8 +162,8 @@ _CLASSES = {
     "derivatives": ("deriv.", 1.0, ".0f"),
 }
 _ABOUT_CLASSES = """\
-{images} images, as many of each class, {steps} steps of Karras' grid; each class starts from noise of exact mean and
-covariance. The truth itself: independent draws, so what chance leaves. blind: the model is told no class.
+{images} images, equally many of each class, {steps} steps of Karras' grid; each class starts from noise of exact mean
+and covariance. The truth itself: independent draws, so what chance leaves. blind: the model is told no class.
 class %: images whose likeliest class, by the exact p(class | x0), is theirs. distance: sliced Wasserstein-2 to the
 class itself, in its stds (32 directions, exact quantiles). bias: of the mean, in stds. variance: within classes, as a
 share of the truth's. beyond %: numbers outside the middle 99.9 % of the data. off: largest distance of a number, at any
@@ -188,38 +189,39 @@ def _class_line(found: Table, guide: str, problem: Problem) -> list[str]:
     if (guide, problem.name) not in found.runs:
         return []
     figures = found.figures(guide, problem)
-    if not figures:
-        return [f"{guide:36.36}  {found.runs[guide, problem.name].why:.80}"]
-    cells = [_cell(float(figures[name]) * factor, form, 10) for name, (_, factor, form) in _CLASSES.items()]
-    return [f"{guide:36.36}" + "".join(cells)]
+    cells = [_cell(float(figures[name]) * factor, form, 10) for name, (_, factor, form) in _CLASSES.items() if figures]
+    return [f"{guide:36.36}" + ("".join(cells).rstrip() or f"  {found.runs[guide, problem.name].why:.80}")]
 
 
 def _cell(number: float, form: str, width: int) -> str:
-    return " " * width if math.isnan(number) else f"{number:{width}{form}}"
+    shown = "" if math.isnan(number) else f"{number:{form}}"
+    return f"{shown if len(shown) < width else f'{number:.0e}':>{width}}"
 
 
 def _measured_lines(found: Table, problems: Sequence[Problem]) -> list[str]:
     if not problems:
         return []
     lines = ["", _ABOUT_MEASURED, ""]
-    heads = [problem.name.split(", ") for problem in problems]
-    for part in (0, 1):
-        lines.append(" " * 26 + "".join(f"{head[part]:>14}" for head in heads) + ("     NFE deriv." if part else ""))
+    priors, operators = zip(*(problem.name.split(", ") for problem in problems), strict=True)
+    lines.append(" " * 24 + "".join(f"{prior:>14}" for prior in priors))
+    lines.append(" " * 24 + "".join(f"{operator:>14}" for operator in operators) + "  NFE deriv.")
     for guide in found.guides:
-        runs = [found.runs.get((guide, problem.name)) for problem in problems]
-        if not any(runs):
-            continue
-        cells = []
-        for problem in problems:
-            figures = found.figures(guide, problem)
-            shown = f"{float(figures['mean']):.3f} /{float(figures['covariance']):6.3f}" if figures else "-"
-            cells.append(f"{shown:>14}")
-        made = [run for run in runs if run and run.moves]
-        if made:
-            costs = (
-                math.fsum(getattr(run, name) for run in made) / len(made) for name in ("evaluations", "derivatives")
-            )
-            lines.append(f"{guide:26.26}" + "".join(cells) + "".join(_cell(cost, ".0f", 5) for cost in costs))
-        else:
-            lines.append(f"{guide:26.26}  {next(run.why for run in runs if run):.90}")
+        runs = [found.runs[guide, problem.name] for problem in problems if (guide, problem.name) in found.runs]
+        listed = [found.figures(guide, problem) for problem in problems]
+        cells = [
+            f"{_cell(float(figures['mean']), '.3f', 6)} /{_cell(float(figures['covariance']), '.3f', 6)}"
+            if figures
+            else f"{'-':>14}"
+            for figures in listed
+        ]
+        if any(listed):
+            costs = (_mean([float(figures[name]) for figures in listed if figures]) for name in _COSTS)
+            cells += [_cell(cost, ".0f", width) for cost, width in zip(costs, (5, 7), strict=True)]
+            lines.append(f"{guide:24.24}" + "".join(cells).rstrip())
+        elif runs:
+            lines.append(f"{guide:24.24}  {runs[0].why:.90}")
     return lines
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    return math.fsum(numbers) / len(numbers)

@@ -45,8 +45,8 @@ def _measured(problem: Inverse, x: Tensor, rows: Tensor) -> dict[str, Tensor]:
 
 def _classes(problem: Classes, x: Tensor, rows: Tensor) -> dict[str, Tensor]:
     data, count = problem.data, problem.count
-    assert problem.cond.label is not None
-    hit = (problem.classifier(x).argmax(1) == problem.cond.label).to(F64)
+    label = torch.arange(count).repeat_interleave(len(x) // count)
+    hit = (problem.classifier(x).argmax(1) == label).to(F64)
     low, high = _range(data)
     beyond = ((x < low) | (x > high)).to(F64).mean(1)
     hit, beyond, x = (part.reshape(count, -1, *part.shape[1:]) for part in (hit, beyond, x))
