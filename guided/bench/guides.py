@@ -6,20 +6,20 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
-from guided import path as paths
 from guided.bench import judged
-from guided.bench.presets import PRESETS, UNGUIDED, Entry
-from guided.bench.steered import HI, LO, Classes, Counting, Inverse, Problem
+from guided.bench.presets import PRESETS, UNGUIDED, Entry, falling
+from guided.bench.steered import Classes, Counting, Inverse, Problem
 from guided.bench.table import Row, Watch
 from guided.cond import Cond
 from guided.guide import Guide
 from guided.guide.contrast import Perturbed
 from guided.sampling import sample, trajectory
-from guided.solvers import Solver, euler
+from guided.solvers import Solver
 
 TRUTH = "(the truth itself)"
 DRAWS = 100
@@ -69,7 +69,7 @@ def run(problem: Problem, entry: Entry, solver: Solver, steps: int, usual: Run |
         return None
     if any(isinstance(term, Perturbed) for term in (guide.terms if isinstance(guide, Guide) else (guide,))):
         return Run(why="needs a network with attention")
-    path, step = _route(entry.route, solver, steps)
+    path, step = entry.route(solver, steps)
     cond = Cond() if entry.blind else problem.cond
     try:
         found = trajectory(guide(counter), problem.x, path, cond, solver=step, noise=problem.noise)
@@ -78,18 +78,10 @@ def run(problem: Problem, entry: Entry, solver: Solver, steps: int, usual: Run |
         return Run(why=str(error))
     if not bool(moves[-1].isfinite().all()):
         return Run(why="diverged: its numbers are not finite")
-    there = usual.moves if usual is not None and entry.route == "ode" else []
+    there = usual.moves if usual is not None and entry.route is falling else []
     off = max((float((x - y).abs().max()) for x, y in zip(moves, there, strict=False)), default=math.nan)
     evaluations, derivatives = (count / len(problem.x) for count in counter.rows)
     return Run(moves, evaluations, derivatives, off)
-
-
-def _route(name: str, solver: Solver, steps: int) -> tuple[Tensor, Solver]:
-    """The path and the solver of a route; those that rise have their papers' first-order step."""
-    if name == "ancestral":
-        return paths.ancestral(paths.karras(4 * steps, LO, HI)), euler
-    grid = paths.karras(steps, LO, HI)
-    return (paths.ancestral(paths.resample(grid, 5, 10)), euler) if name == "repaint" else (grid, solver)
 
 
 def _truth(problem: Problem, solver: Solver, steps: int) -> Run:
@@ -98,8 +90,7 @@ def _truth(problem: Problem, solver: Solver, steps: int) -> Run:
         draw = torch.Generator().manual_seed(0)
         each = len(problem.x) // problem.count
         return Run([torch.cat([problem.data.sample(each, draw, label) for label in range(problem.count)])])
-    path, _ = _route("ode", solver, steps)
-    return Run([sample(problem.exact, problem.x, path, solver=solver)])
+    return Run([sample(problem.exact, problem.x, falling(solver, steps)[0], solver=solver)])
 
 
 def compare(
@@ -164,6 +155,7 @@ _CLASSES = {
 _ABOUT_CLASSES = """\
 {images} images, equally many of each class, {steps} steps of Karras' grid; each class starts from noise of exact mean
 and covariance. The truth itself: independent draws, so what chance leaves. blind: the model is told no class.
+early: the exact model of the data blurred by 0.3.
 class %: images whose likeliest class, by the exact p(class | x0), is theirs. distance: sliced Wasserstein-2 to the
 class itself, in its stds (32 directions, exact quantiles). bias: of the mean, in stds. variance: within classes, as a
 share of the truth's. beyond %: numbers outside the middle 99.9 % of the data. off: largest distance of a number, at any
@@ -215,13 +207,9 @@ def _measured_lines(found: Table, problems: Sequence[Problem]) -> list[str]:
             for figures in listed
         ]
         if any(listed):
-            costs = (_mean([float(figures[name]) for figures in listed if figures]) for name in _COSTS)
+            costs = (fmean(float(figures[name]) for figures in listed if figures) for name in _COSTS)
             cells += [_cell(cost, ".0f", width) for cost, width in zip(costs, (5, 7), strict=True)]
             lines.append(f"{guide:24.24}" + "".join(cells).rstrip())
         elif runs:
             lines.append(f"{guide:24.24}  {runs[0].why:.90}")
     return lines
-
-
-def _mean(numbers: Sequence[float]) -> float:
-    return math.fsum(numbers) / len(numbers)

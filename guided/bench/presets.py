@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from guided import path as paths
 from guided.bench.solvers import named
-from guided.bench.steered import Classes, Inverse, Problem
+from guided.bench.steered import HI, LO, Classes, Inverse, Problem
 from guided.cond import Cond
 from guided.guide import (
     Guide,
@@ -28,16 +29,36 @@ from guided.guide import (
     project,
     tfg,
 )
+from guided.solvers import Solver, euler
 
 Make = Callable[[Problem], Guide | Term | None]
 """A guide for a problem; None where it has none for it."""
 
 
+Route = Callable[[Solver, int], tuple[Tensor, Solver]]
+"""(the solver asked for, steps) -> the path, and the solver that goes along it."""
+
+
+def falling(solver: Solver, steps: int) -> tuple[Tensor, Solver]:
+    """Karras' grid."""
+    return paths.karras(steps, LO, HI), solver
+
+
+def ancestral(solver: Solver, steps: int) -> tuple[Tensor, Solver]:
+    """Four times as many steps with fresh noise, by Euler: DDPM, as DPS has it."""
+    return paths.ancestral(paths.karras(4 * steps, LO, HI)), euler
+
+
+def repaint(solver: Solver, steps: int) -> tuple[Tensor, Solver]:
+    """Every 5 steps back up, 9 times, with fresh noise, by Euler."""
+    return paths.ancestral(paths.resample(paths.karras(steps, LO, HI), 5, 10)), euler
+
+
 class Entry(NamedTuple):
-    """A guide of the bench; the route it is made for, "ode", "ancestral" or "repaint"; blind: no class is told."""
+    """A guide of the bench, the route it is made for, and whether the model is blind: told no class."""
 
     make: Make
-    route: str = "ode"
+    route: Route = falling
     blind: bool = False
 
 
@@ -45,7 +66,7 @@ def _of_classes(make: Callable[[Classes], Guide | Term], blind: bool = False) ->
     return Entry(lambda problem: make(problem) if isinstance(problem, Classes) else None, blind=blind)
 
 
-def _of_measurements(make: Callable[[Inverse], Guide | Term], route: str = "ode") -> Entry:
+def _of_measurements(make: Callable[[Inverse], Guide | Term], route: Route = falling) -> Entry:
     return Entry(lambda problem: make(problem) if isinstance(problem, Inverse) else None, route)
 
 
@@ -122,9 +143,9 @@ PRESETS: Mapping[str, Entry] = {
     "tfg, variance": _of_measurements(lambda p: _tfg(p, mean=False)),
     "tfg, mean": _of_measurements(lambda p: _tfg(p, mean=True)),
     "project": _of_measurements(lambda p: project(p.operator, p.y)),
-    "dps(0.3), ancestral": _of_measurements(lambda p: dps(p.operator, p.y, 0.3), "ancestral"),
-    "dps(1), ancestral": _of_measurements(lambda p: dps(p.operator, p.y, 1.0), "ancestral"),
-    "project, repaint": _of_measurements(lambda p: project(p.operator, p.y), "repaint"),
+    "dps(0.3), ancestral": _of_measurements(lambda p: dps(p.operator, p.y, 0.3), ancestral),
+    "dps(1), ancestral": _of_measurements(lambda p: dps(p.operator, p.y, 1.0), ancestral),
+    "project, repaint": _of_measurements(lambda p: project(p.operator, p.y), repaint),
 }  # fmt: skip
 
 

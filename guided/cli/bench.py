@@ -62,8 +62,7 @@ def guides(
 ) -> None:
     """What guides draw, beside the truth in closed form: classes of Gaussian mixtures, and measured pictures.
 
-    How sure of the class, how far from it and how varied the images are, and at how many evaluations; and how far an
-    observation is from the exact posterior. In JSON every figure stands beside the unguided model's, null where none.
+    How sure, how far from the truth and how varied, at what cost; in JSON beside the unguided model, null where none.
     """
     from guided.bench import guides as judging
     from guided.bench import presets, steered
