@@ -162,8 +162,9 @@ def contestants(text: str) -> dict[str, Entry]:
             f'--guide: expected an expression such as "cfg(3) >> rescale(0.7)", or module:name; got {text!r}'
         )
     found = named(text)
-    listed = found if isinstance(found, Mapping) else {"": found}
-    titled = {f"{text} {name}".strip(): guide for name, guide in listed.items()}
+    titled = (
+        {f"{name} ({text})": guide for name, guide in found.items()} if isinstance(found, Mapping) else {text: found}
+    )
     return {title: _entry(title, guide) for title, guide in titled.items()}
 
 

@@ -248,8 +248,8 @@ def test_bench_guides_prints_tables_and_only_rows_as_json(mine: None, capsys: py
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 120
     assert "needs a network with attention" in shown and "exact posterior" in shown and "128 images" in shown
-    lines = [line for line in shown.splitlines() if line.startswith("my_guides:")]
-    of_classes = ["my_guides:two", "my_guides:LIST a", "my_guides:LIST b"]
+    lines = [line for line in shown.splitlines() if "my_guides:" in line]
+    of_classes = ["my_guides:two", "a (my_guides:LIST)", "b (my_guides:LIST)"]
     assert [line.split("  ")[0] for line in lines] == [*of_classes, *of_classes, "my_guides:seen"]
     assert lines[0].split()[1:] == lines[1].split()[2:] != lines[2].split()[2:]
     pigdms = [line.split()[1:] for line in shown.splitlines() if line.startswith(("pigdm", "my_guides:seen"))]
@@ -287,5 +287,5 @@ def test_too_few_images_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_list_is_one_of_names_like_a_users() -> None:
     assert list(presets.contestants("guided.bench.presets:PRESETS")) == [
-        f"guided.bench.presets:PRESETS {name}" for name in PRESETS
+        f"{name} (guided.bench.presets:PRESETS)" for name in PRESETS
     ]
