@@ -7,6 +7,7 @@ Each fault is applied to a copy of the package, and only its own test is run aga
 
 from __future__ import annotations
 
+from tests.faults.bench import BENCH
 from tests.faults.core import CORE
 from tests.faults.fault import ROOT, Fault, caught
 from tests.faults.guide import GUIDE
@@ -17,6 +18,6 @@ from tests.faults.rooms import ROOMS
 from tests.faults.solvers import SOLVERS
 from tests.faults.train import TRAIN
 
-FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS]
+FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *BENCH]
 
 __all__ = ["FAULTS", "ROOT", "Fault", "caught"]
