@@ -20,9 +20,6 @@ from guided.cond import Cond
 from guided.denoiser import Denoise
 from guided.sampling import trajectory
 
-EXTRAPOLATED = 4.0
-"""How many times its last change D may be carried on in the step to 0."""
-
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
@@ -80,11 +77,11 @@ def errors(found: Trajectory, order: int) -> Tensor:
 def _lean(sigma: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
     """How many times its change from h to i D is carried on: half the move's length over the last one's, in ln sigma.
 
-    The step to 0, of endless length, carries it on in sigma.
+    The step to 0, of endless length, carries it on as `solvers.base.at_zero` does.
     """
     last = (sigma[h] / sigma[i]).log().clamp(min=1e-30)
     inside = 0.5 * (sigma[i] / sigma[j].clamp(min=1e-30)).log() / last
-    to_end = (sigma[i] / (sigma[h] - sigma[i]).clamp(min=1e-30)).clamp(max=EXTRAPOLATED)
+    to_end = (sigma[i] ** 2 / (sigma[h] ** 2 - sigma[i] ** 2).clamp(min=1e-30)).clamp(max=4.0)
     return torch.where(h == i, 0.0, torch.where(sigma[j] == 0, to_end, inside))
 
 

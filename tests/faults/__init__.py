@@ -17,7 +17,8 @@ from tests.faults.perturbing import PERTURBING
 from tests.faults.rooms import ROOMS
 from tests.faults.solvers import SOLVERS
 from tests.faults.train import TRAIN
+from tests.faults.tuning import TUNING
 
-FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *BENCH]
+FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *BENCH, *TUNING]
 
 __all__ = ["FAULTS", "ROOT", "Fault", "caught"]
