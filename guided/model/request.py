@@ -191,7 +191,9 @@ def course_of(model: Model, request: Request, guide: Guide | Term | None) -> tup
             raise ValueError("give path= or steps=, not both")
         levels = torch.as_tensor(request.path, dtype=torch.float64).cpu()
         if levels.ndim != 1 or len(levels) < 2 or not bool(levels.isfinite().all() and (levels >= 0).all()):
-            raise ValueError(f"path: expected a list of two levels or more, finite and >= 0, got {request.path!r:.80}")
+            raise ValueError(
+                f"path: expected a list of two noise levels or more, finite and >= 0, got {request.path!r:.80}"
+            )
         return levels, None, solver_of(model, request.solver, levels)
     count = model.card.get("defaults", {}).get("steps", STEPS) if request.steps is None else request.steps
     if not isinstance(count, int) or not 1 <= count <= cards.STEPS:

@@ -87,12 +87,11 @@ def _lean(sigma: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
 
 def _products(found: Trajectory) -> Tensor:
     """Inner products of all x, then all D, each a mean over images and numbers: (2 K + 1, 2 K + 1) float64."""
-    total = 0.0
+    total = found.x.new_zeros((), dtype=torch.float64)
     for image in range(found.x.shape[1]):
         # One image at a time: in float64 the records of all may not fit.
         records = torch.cat([found.x[:, image], found.D[:, image]]).double().flatten(1)
         total = total + records @ records.T
-    assert isinstance(total, Tensor)
     return total / found.x[0].numel()
 
 
