@@ -59,9 +59,7 @@ def place_of(path: pathlib.Path) -> pathlib.Path:
     raise FileNotFoundError(f"{path}: neither a model folder nor a training run: no card.json in it")
 
 
-def read(
-    path: pathlib.Path, kind: type[nn.Module], frame: Callable[[Mapping[str, Any], nn.Module], F]
-) -> Opened[F]:
+def read(path: pathlib.Path, kind: type[nn.Module], frame: Callable[[Mapping[str, Any], nn.Module], F]) -> Opened[F]:
     """Open a model folder or the folder of a run; every file is checked first. Raises as `Model.open`.
 
     kind: the network it must hold. frame: what puts it into the common frame, as the card says.

@@ -154,9 +154,7 @@ class _Reading:
         layers = [int(found[1]) for found in map(_LAYER.match, inside) if found]
         return max(layers) + 1 if layers else int("qkv.weight" in inside)
 
-    def _text(
-        self, places: tuple[str, ...], widths: tuple[int, ...]
-    ) -> tuple[int, tuple[bool, ...], tuple[str, ...]]:
+    def _text(self, places: tuple[str, ...], widths: tuple[int, ...]) -> tuple[int, tuple[bool, ...], tuple[str, ...]]:
         """The text's width; where text takes the place of self-attention; where shapes cannot tell that."""
         widths_of_text = {s[1] for name, s in self.shapes.items() if name.endswith("attn2.to_k.weight") and len(s) == 2}
         if not widths_of_text:

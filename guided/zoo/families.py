@@ -14,7 +14,8 @@ from guided.frames import DDPM
 from guided.nn import UNetConfig
 from guided.zoo.original import Options
 
-COSINE = DDPM("cosine")
+EPS = Eps()
+LINEAR, COSINE = DDPM(), DDPM("cosine")
 LATENT = DDPM("scaled", 0.00085, 0.012)
 
 
@@ -29,8 +30,8 @@ class Family:
     config: UNetConfig
     options: Options
     size: tuple[int, int]
-    schedule: DDPM = DDPM()
-    predicts: Parametrization = Eps()
+    schedule: DDPM = LINEAR
+    predicts: Parametrization = EPS
     classifier: bool = False
     latent: bool = False
 
@@ -52,7 +53,7 @@ def _adm(
 
 
 def _latent(
-    width: int, multiples: Sequence[int], depth: Sequence[int], context: int, **rest: int | None | tuple[bool, ...]
+    width: int, multiples: Sequence[int], depth: Sequence[int], context: int, **rest: int | tuple[bool, ...] | None
 ) -> UNetConfig:
     """A U-Net of latents with spatial transformers; the middle is as deep as the deepest level by default."""
     plain = UNetConfig(
@@ -81,14 +82,14 @@ _SD2 = _latent(*_SD, 1024)
 _SDXL = _latent(320, (1, 2, 4), (0, 2, 10), 2048, vector_width=2816)
 
 
-def _picture(name: str, config: UNetConfig, side: int, options: Options = _OLD, schedule: DDPM | None = None) -> Family:
-    return Family(name, config, options, (side, side), schedule or DDPM())
+def _picture(name: str, config: UNetConfig, side: int, options: Options = _OLD, schedule: DDPM = LINEAR) -> Family:
+    return Family(name, config, options, (side, side), schedule)
 
 
 def _classifier(side: int, multiples: Sequence[float], attention: Sequence[int], blocks: int = 2) -> Family:
     config = _adm(128, multiples, attention, blocks, out_channels=1000)
     # It was trained on the noise of the model that it steers, which is cosine at 64 pixels alone.
-    schedule = COSINE if side == 64 else DDPM()
+    schedule = COSINE if side == 64 else LINEAR
     return Family(f"adm-classifier-{side}", config, _OLD, (side, side), schedule, classifier=True)
 
 
@@ -98,9 +99,9 @@ def _stable(
     side: int = 64,
     options: Options = _NEW,
     schedule: DDPM = LATENT,
-    predicts: Parametrization | None = None,
+    predicts: Parametrization = EPS,
 ) -> Family:
-    return Family(name, config, options, (side, side), schedule, predicts or Eps(), latent=True)
+    return Family(name, config, options, (side, side), schedule, predicts, latent=True)
 
 
 FAMILIES = (

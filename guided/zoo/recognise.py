@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,9 +22,11 @@ from guided.zoo.settings import Settings
 
 STEM = "input_blocks.0.0.weight"
 # What stands beside the U-Net in the single files of latent diffusion, Stable Diffusion and SDXL.
-_BESIDE = ("first_stage_model.", "cond_stage_model.", "conditioner.", "model_ema.", "low_scale_model.", "embedder.")
-_BESIDE += ("noise_augmentor.", "denoiser.", "betas", "alphas_cumprod", "sqrt_", "log_one_minus", "posterior_")
-_BESIDE += ("model.decay", "logvar", "scale_factor", "lvlb_weights")
+_BESIDE = (
+    *("first_stage_model.", "cond_stage_model.", "conditioner.", "model_ema.", "low_scale_model.", "embedder."),
+    *("noise_augmentor.", "denoiser.", "betas", "alphas_cumprod", "sqrt_", "log_one_minus", "posterior_"),
+    *("model.decay", "logvar", "scale_factor", "lvlb_weights"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class Recognised:
     def learned_variance(self) -> bool:
         """Whether the second half of its output is the variance."""
         return not self.classifier and self.config.out_channels == 2 * self.config.in_channels
+
+    def assumptions(self) -> dict[str, Any]:
+        """`assumed` as JSON."""
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in self.assumed.items()}
+        return {name: v if isinstance(v, int | str | float | list) else repr(v) for name, v in plain.items()}
 
     def blank(self) -> nn.Module:
         """The network, without memory."""
@@ -107,9 +114,9 @@ def _plain(config: UNetConfig) -> UNetConfig:
 
 def _family(found: Deduced) -> Family | None:
     for family in FAMILIES:
-        if family.classifier == found.classifier and family.size == (found.size or family.size):
-            if _plain(family.config) == _plain(found.config) and family.options.linear == found.linear:
-                return family
+        kind = (family.classifier, family.options.linear, found.size or family.size)
+        if kind == (found.classifier, found.linear, family.size) and _plain(family.config) == _plain(found.config):
+            return family
     return None
 
 
@@ -191,16 +198,18 @@ def differences(wanted: Shapes, found: Shapes, most: int = 6) -> str | None:
 
 
 def nearest(found: Shapes) -> str:
-    """Which published network a checkpoint is most like, in words."""
-    have = set(found.items())
-    shares = {}
-    for family in FAMILIES:
-        wanted = _published(family)
-        shares[family.name] = len(have & wanted) / len(have | wanted)
-    name = max(shares, key=lambda name: shares[name])
-    if shares[name] < 0.05:
-        return f"it is like none of the published ones ({', '.join(family.name for family in FAMILIES)})"
-    return f"most like the published {name} ({100 * shares[name]:.1f} % of its tensors)"
+    """Which published network a checkpoint is most like, in words: by names and shapes, else by names alone."""
+    whole = {family.name: _share(set(found.items()), _published(family)) for family in FAMILIES}
+    named = {family.name: _share(set(found), {name for name, _ in _published(family)}) for family in FAMILIES}
+    for shares, what in ((whole, "its tensors"), (named, "its names, not its shapes")):
+        name = max(shares, key=lambda name: shares[name])
+        if shares[name] >= 0.1:
+            return f"most like the published {name} ({100 * shares[name]:.1f} % of {what})"
+    return "it is like none of the published ones"
+
+
+def _share(found: Set[Any], wanted: Set[Any]) -> float:
+    return len(found & wanted) / max(len(found | wanted), 1)
 
 
 @functools.lru_cache(maxsize=len(FAMILIES))

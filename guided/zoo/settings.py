@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from guided.denoiser import Eps, Parametrization, V, X0
+from guided.denoiser import X0, Eps, Parametrization, V
 from guided.frames import DDPM
 from guided.nn import UNetConfig
 
@@ -23,15 +23,23 @@ _CLASSIFIER = {
     "classifier_resblock_updown": "resblock_updown",
 }
 _SAME = {"num_channels": "model_channels", "large_size": "image_size", "diffusion_steps": "timesteps", **_CLASSIFIER}
-_HIDDEN = ("num_heads", "num_head_channels", "num_heads_upsample", "use_new_attention_order", "dropout", "image_size")
-_HIDDEN += ("disable_self_attentions", "disable_middle_self_attn", "groups", "null_class")
-_NOISE = ("noise_schedule", "linear_start", "linear_end", "timesteps", "parameterization", "predict_xstart")
-_IDLE = ("use_checkpoint", "use_fp16", "dims", "conv_resample", "legacy", "use_spatial_transformer", "small_size")
-_IDLE += ("spatial_transformer_attn_type", "use_bf16", "timestep_respacing", "use_kl", "rescale_timesteps", "n_embed")
-_IDLE += ("rescale_learned_sigmas", "classifier_use_fp16", "classifier_pool", "num_attention_blocks", "use_ddim")
-_CHECKED = ("model_channels", "in_channels", "out_channels", "num_res_blocks", "channel_mult", "attention_resolutions")
-_CHECKED += ("context_dim", "adm_in_channels", "num_classes", "class_cond", "learn_sigma", "use_scale_shift_norm")
-_CHECKED += ("resblock_updown", "transformer_depth", "use_linear_in_transformer")
+_HIDDEN = (
+    *("num_heads", "num_head_channels", "num_heads_upsample", "use_new_attention_order", "dropout"),
+    *("image_size", "disable_self_attentions", "disable_middle_self_attn", "groups", "null_class"),
+)
+_NOISE = (*("noise_schedule", "linear_start", "linear_end", "timesteps", "parameterization", "predict_xstart"),)
+_IDLE = (
+    *("use_checkpoint", "use_fp16", "dims", "conv_resample", "legacy", "use_spatial_transformer"),
+    *("small_size", "spatial_transformer_attn_type", "use_bf16", "timestep_respacing", "use_kl"),
+    *("rescale_timesteps", "n_embed", "rescale_learned_sigmas", "classifier_use_fp16", "classifier_pool"),
+    *("num_attention_blocks", "use_ddim"),
+)
+_CHECKED = (
+    *("model_channels", "in_channels", "out_channels", "num_res_blocks", "channel_mult"),
+    *("attention_resolutions", "context_dim", "adm_in_channels", "num_classes", "class_cond"),
+    *("learn_sigma", "use_scale_shift_norm", "resblock_updown", "transformer_depth"),
+    "use_linear_in_transformer",
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,9 @@ class Settings:
             if key not in known:
                 near = difflib.get_close_matches(key, known, 1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"config: {key}: not a setting of guided-diffusion's or latent diffusion's U-Net{hint}")
+                raise ValueError(
+                    f"config: {key}: not a setting of guided-diffusion's or latent diffusion's U-Net{hint}"
+                )
             if value is not None:
                 values[_SAME.get(key, key)] = value
         return cls(values)
@@ -77,7 +87,9 @@ class Settings:
         self._check_attention(config)
         classes = said.get("num_classes")
         if classes is not None and (classes != "sequential" if config.vector_width else classes != config.classes):
-            raise ValueError(f"config: num_classes: says {classes!r}, the tensors {config.classes}: of another network?")
+            raise ValueError(
+                f"config: num_classes: says {classes!r}, the tensors {config.classes}: of another network?"
+            )
 
     def _check_attention(self, config: UNetConfig) -> None:
         said = self.values.get("attention_resolutions")
@@ -188,3 +200,8 @@ def _listed(said: Any) -> list[Any]:
         except ValueError:
             raise ValueError(f"config: expected numbers with commas between them, got {said!r:.80}") from None
     return list(said) if isinstance(said, list | tuple) else [said]
+
+
+def means_something(config: Mapping[str, Any]) -> bool:
+    """Whether a mapping holds any setting at all: another program's notes may lie beside a checkpoint too."""
+    return bool({*_HIDDEN, *_NOISE, *_CHECKED, *_SAME} & set(_flat(config)))
