@@ -119,7 +119,7 @@ def _explicit(config: UNetConfig) -> UNetConfig:
     values = config.to_dict()
     values |= {"embed_width": config.embedding, "time_width": config.time_width or config.widths[0]}
     if config.heads:
-        values["head_width"] = 1
+        values["head_width"] = UNetConfig.head_width
     if not config.token_width:
         values["null_token"] = True
     return UNetConfig.from_dict(values)

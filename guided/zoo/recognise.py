@@ -129,8 +129,6 @@ def _recognised(found: Deduced, settings: Settings, family: Family | None, prefi
     if family is not None:
         values = {name: getattr(family.config, name) for name in ("heads", "head_width", "dropout")}
         values = {name: value for name, value in values.items() if name not in said}
-        if "heads" in said:
-            values.pop("head_width", None)
         if found.ambiguous and "text_only" not in said:
             values["text_only"] = family.config.text_only
         assumed = {k: v for k, v in values.items() if v is not None and not (k == "head_width" and values.get("heads"))}

@@ -92,6 +92,13 @@ class Settings:
             )
 
     def _check_attention(self, config: UNetConfig) -> None:
+        depth = self.values.get("transformer_depth")
+        if depth is not None and config.attention == "transformer":
+            said_depth = [depth] * len(config.depth) if isinstance(depth, int) else list(depth)
+            if any(there not in (0, one) for there, one in zip(config.depth, said_depth, strict=False)):
+                raise ValueError(
+                    f"config: transformer_depth: says {depth!r}, the tensors {list(config.depth)}: of another network?"
+                )
         said = self.values.get("attention_resolutions")
         if said is None:
             return
@@ -129,10 +136,12 @@ class Settings:
             return {"heads": None, "head_width": width}
         if heads is not None and above not in (None, heads):
             raise ValueError(f"config: num_heads_upsample: {above} beside num_heads {heads}: guided has one number")
-        return {} if heads is None else {"heads": heads}
+        return {} if heads is None else {"heads": heads, "head_width": UNetConfig.head_width}
 
     def schedule(self) -> DDPM | None:
         """The noise it was trained on; latent diffusion's "linear" is linear in the root."""
+        if self.flag("rescale_timesteps") and self.values.get("timesteps", 1000) != 1000:
+            raise ValueError("config: rescale_timesteps: guided shows a network the index of its 1000 levels alone")
         name, said = self.values.get("noise_schedule"), self.values
         try:
             if name is not None:
