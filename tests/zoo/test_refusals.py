@@ -44,6 +44,10 @@ def renamed(state: State, name: str) -> State:
     return {f"{key}s" if key == name else key: value for key, value in state.items()}
 
 
+def added(state: State, name: str) -> State:
+    return state | {f"{name}s": torch.zeros(3)}
+
+
 def reshaped(state: State, name: str) -> State:
     value = state[name]
     return state | {name: torch.zeros(*value.shape[:-1], value.shape[-1] + 1)}
@@ -54,13 +58,17 @@ def flat(state: State, name: str) -> State:
 
 
 DAMAGE: dict[str, Callable[[State, str], State]] = {
-    f.__name__: f for f in (removed, renamed, reshaped, flat)
-}  # fmt: skip
+    "removed": removed,
+    "renamed": renamed,
+    "added": added,
+    "reshaped": reshaped,
+    "flat": flat,
+}
 CASES = [(n, d, name) for n, f in NETWORKS.items() for d in DAMAGE for name in picked(f)]
 
 
 def test_there_are_more_than_200() -> None:
-    assert len(CASES) > 250
+    assert len(CASES) > 300
 
 
 @pytest.mark.parametrize("network", NETWORKS)
