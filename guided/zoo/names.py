@@ -52,7 +52,87 @@ def read(table: Iterable[Pair], state: Mapping[str, Tensor]) -> dict[str, Tensor
 
 def write(table: Iterable[Pair], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A checkpoint's tensors from ours."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for pair in table:
         found |= dict(zip(pair.theirs, pair.form.write(state[pair.ours]), strict=True))
     return found
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A matrix of ours that is a convolution of size 1 there: over a sequence (`axes` 1) or a picture (2)."""
+
+    axes: int
+
+    def read(self, parts: Sequence[Tensor]) -> Tensor:
+        return parts[0].flatten(1)
+
+    def write(self, whole: Tensor) -> list[Tensor]:
+        return [whole.contiguous().reshape(*whole.shape, *[1] * self.axes)]
+
+
+@dataclass(frozen=True)
+class HeadsFirst:
+    """Rows of query, key and value, in ours one after the other; there each head has its own three side by side."""
+
+    heads: int
+
+    def read(self, parts: Sequence[Tensor]) -> Tensor:
+        return self._swapped(parts[0], (self.heads, 3))
+
+    def write(self, whole: Tensor) -> list[Tensor]:
+        return [self._swapped(whole, (3, self.heads))]
+
+    @staticmethod
+    def _swapped(rows: Tensor, outer: tuple[int, int]) -> Tensor:
+        width = rows.shape[0] // (outer[0] * outer[1])
+        return rows.reshape(*outer, width, *rows.shape[1:]).transpose(0, 1).reshape(rows.shape).contiguous()
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """A matrix that is stored the other way round."""
+
+    def read(self, parts: Sequence[Tensor]) -> Tensor:
+        return parts[0].T.contiguous()
+
+    def write(self, whole: Tensor) -> list[Tensor]:
+        return [whole.T.contiguous()]
+
+
+@dataclass(frozen=True)
+class NullRow:
+    """A table of embeddings whose last row in ours, "no class", is not there: zeros, which add nothing."""
+
+    def read(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat((parts[0], torch.zeros_like(parts[0][:1])))
+
+    def write(self, whole: Tensor) -> list[Tensor]:
+        return [whole[:-1].contiguous()]
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A tensor of ours that has no counterpart there and is zero."""
+
+    shape: tuple[int, ...]
+
+    def read(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.zeros(self.shape)
+
+    def write(self, whole: Tensor) -> list[Tensor]:
+        return []
+
+
+@dataclass(frozen=True)
+class Then:
+    """Two forms, one after the other as they are read."""
+
+    first: Form
+    second: Form
+
+    def read(self, parts: Sequence[Tensor]) -> Tensor:
+        return self.second.read([self.first.read(parts)])
+
+    def write(self, whole: Tensor) -> list[Tensor]:
+        return self.first.write(self.second.write(whole)[0])

@@ -18,7 +18,8 @@ from tests.faults.rooms import ROOMS
 from tests.faults.solvers import SOLVERS
 from tests.faults.train import TRAIN
 from tests.faults.tuning import TUNING
+from tests.faults.zoo import ZOO
 
-FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *BENCH, *TUNING]
+FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *BENCH, *TUNING, *ZOO]
 
 __all__ = ["FAULTS", "ROOT", "Fault", "caught"]
