@@ -56,3 +56,50 @@ def write(table: Iterable[Pair], state: Mapping[str, Tensor]) -> dict[str, Tenso
     for pair in table:
         found |= dict(zip(pair.theirs, pair.form.write(state[pair.ours]), strict=True))
     return found
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A convolution with a kernel of one place along each of some axes, which is a matrix with us."""
+
+    axes: int = 2
+
+    def read(self, parts: Sequence[Tensor]) -> Tensor:
+        return parts[0].flatten(1)
+
+    def write(self, whole: Tensor) -> list[Tensor]:
+        return [whole.reshape(*whole.shape, *[1] * self.axes)]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table that has one more row with us, for what is absent: zeros, since the checkpoint knows none."""
+
+    meaning: str
+
+    def read(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat((parts[0], torch.zeros_like(parts[0][:1])))
+
+    def write(self, whole: Tensor) -> list[Tensor]:
+        _need_zero(whole[-1], self.meaning)
+        return [whole[:-1].contiguous()]
+
+
+@dataclass(frozen=True)
+class Blank:
+    """A tensor of ours for what is absent, which the checkpoint does not have: zeros."""
+
+    shape: tuple[int, ...]
+    meaning: str
+
+    def read(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.zeros(self.shape)
+
+    def write(self, whole: Tensor) -> list[Tensor]:
+        _need_zero(whole, self.meaning)
+        return []
+
+
+def _need_zero(value: Tensor, meaning: str) -> None:
+    if not value.is_meta and bool(value.any()):
+        raise ValueError(f"the network has learnt what stands for {meaning}, and the other layout has no place for it")
