@@ -138,14 +138,49 @@ class Denoiser(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         sigma = sigma.to(device=x.device, dtype=torch.float64).expand(len(x))
-        skip, out, scale, _ = (spread(c, x) for c in self.parametrization.coefficients(sigma))
+        skip, out, _, _ = (spread(c, x) for c in self.parametrization.coefficients(sigma))
+        return skip * x + out * self._output(x, sigma, cond)
+
+    def _output(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        """What the network returns at sigma (B,), in x's dtype."""
+        scale = spread(self.parametrization.coefficients(sigma).scale, x)
         noise = self.parametrization.coefficients(sigma.clamp(self.lo, self.hi)).noise
         weights = next(self.network.parameters(), x)
         with _autocast(x.device, self.autocast):
             seen = (scale * x).to(weights.dtype)
-            found = self.network(seen, noise.to(_exact(weights)), cond.only(self.accepts))
-        D: Tensor = skip * x + out * found.to(x.dtype)
-        return D
+            found: Tensor = self.network(seen, noise.to(_exact(weights)), cond.only(self.accepts))
+        return found.to(x.dtype)
+
+
+class LearnedVariance(Denoiser):
+    """A network that predicts beside the noise where between its bounds the log variance of a DDPM step lies.
+
+    Its output has twice the channels of x: the parametrization's half, then v in [-1, 1] (Nichol and Dhariwal 2021,
+    eq. 15; ADM). `guided.sample` asks for `std` on an ancestral path, which is one evaluation more for each step.
+    """
+
+    def forward(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        sigma = sigma.to(device=x.device, dtype=torch.float64).expand(len(x))
+        skip, out, _, _ = (spread(c, x) for c in self.parametrization.coefficients(sigma))
+        return skip * x + out * self._output(x, sigma, cond).chunk(2, 1)[0]
+
+    def std(self, x: Tensor, sigma: Tensor, level: Tensor, cond: Cond) -> Tensor:
+        """The std (B, *) of x at `level`, () or (B,) and above 0, given x (B, *) at the higher sigma."""
+        sigma, level = (s.to(device=x.device, dtype=torch.float64).expand(len(x)) for s in (sigma, level))
+        share = (self._output(x, sigma, cond).chunk(2, 1)[1] + 1) / 2
+        # In the variance-preserving frame: beta = 1 - abar / abar', and beta (1 - abar') / (1 - abar), the posterior's.
+        high = ((sigma**2 - level**2) / (1 + sigma**2)).log()
+        low = high + (level**2 * (1 + sigma**2) / (sigma**2 * (1 + level**2))).log()
+        log_variance = share * spread(high, x) + (1 - share) * spread(low, x)
+        return (0.5 * (log_variance + spread(torch.log1p(level**2), x))).exp()
+
+
+def place_among(log_levels: Tensor, sigma: Tensor) -> Tensor:
+    """The (fractional) index of sigma among rising levels (T,), given as ln sigma and clamped to them; float64."""
+    target = sigma.to(log_levels).log().clamp(log_levels[0], log_levels[-1])
+    above = torch.searchsorted(log_levels, target).clamp(1, len(log_levels) - 1)
+    low, high = log_levels[above - 1], log_levels[above]
+    return above - 1 + (target - low) / (high - low)
 
 
 def _accepted(network: nn.Module) -> frozenset[str]:
@@ -191,11 +226,7 @@ class FromVP(nn.Module):
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """The (fractional) index of sigma among the trained noise levels, clamped to them; float64."""
-        levels = self.log_sigmas
-        target = sigma.to(levels).log().clamp(levels[0], levels[-1])
-        above = torch.searchsorted(levels, target).clamp(1, len(levels) - 1)
-        low, high = levels[above - 1], levels[above]
-        return above - 1 + (target - low) / (high - low)
+        return place_among(self.log_sigmas, sigma)
 
     def forward(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         sigma = sigma.to(device=x.device, dtype=torch.float64).expand(len(x))

@@ -1,11 +1,13 @@
 """Continuous-time frames: VP, VE, sub-VP, flow and EDM networks, mapped once into the common frame x = x0 + sigma n.
 
 A network trained on z = a(t) x0 + s(t) n sees the common frame's x as z = a x at sigma = s / a. Two functions of sigma
-say all about it: a, and what it is shown of the time. (`FromVP` is for the discrete times of DDPM.)
+say all about it: a, and what it is shown of the time. `DDPM` names the published discrete times, which a card can
+hold; `FromVP` takes any list of them.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from guided.denoiser import EDM, Coefficients, Denoiser, Eps, Flow, Parametrization
+from guided.denoiser import EDM, Coefficients, Denoiser, Eps, Flow, Parametrization, place_among
 
 
 class Frame(Protocol):
@@ -127,6 +129,71 @@ class VE:
 
     def shown(self, sigma: Tensor) -> Tensor:
         return sigma
+
+
+SCHEDULES = ("linear", "scaled", "cosine")
+
+
+@dataclass(frozen=True)
+class DDPM:
+    """Discrete-time variance-preserving noise, sigma^2 = 1 / abar - 1 with abar the product of 1 - beta.
+
+    schedule: "linear", beta from `start` to `end` (Ho et al. 2020); "scaled", its root so (Stable Diffusion); "cosine",
+    abar = cos^2 with beta at most 0.999, which takes no ends (Nichol and Dhariwal 2021, eq. 17). The network is shown
+    the index of the level, of `steps`, interpolated linearly in ln sigma, and predicts the noise. Raises ValueError for
+    values that give no rising noise.
+    """
+
+    schedule: str = "linear"
+    start: float = 1e-4
+    end: float = 0.02
+    steps: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule: expected one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        if type(self.steps) is not int or not 2 <= self.steps <= 100_000:
+            raise ValueError(f"steps: expected a whole number from 2 to 100000, got {self.steps!r}")
+        if not 0 < self.start <= self.end < 1:
+            raise ValueError(f"expected 0 < start <= end < 1, got start={self.start}, end={self.end}")
+
+    @property
+    def lo(self) -> float:
+        return float(self.log_sigmas()[0].exp())
+
+    @property
+    def hi(self) -> float:
+        return float(self.log_sigmas()[-1].exp())
+
+    @property
+    def predicts(self) -> Parametrization:
+        return Eps()
+
+    def alphas_bar(self) -> Tensor:
+        """abar, (steps,) float64, falling."""
+        if self.schedule == "cosine":
+            t = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
+            curve = ((t + 0.008) / 1.008 * (math.pi / 2)).cos() ** 2
+            betas = (1 - curve[1:] / curve[:-1]).clamp(max=0.999)
+        else:
+            power = 0.5 if self.schedule == "scaled" else 1.0
+            betas = torch.linspace(self.start**power, self.end**power, self.steps, dtype=torch.float64) ** (1 / power)
+        return (1 - betas).cumprod(0)
+
+    def log_sigmas(self, device: torch.device | str = "cpu") -> Tensor:
+        """ln sigma of the trained levels, (steps,) float64, rising."""
+        return _log_sigmas(self, str(device))
+
+    def scale(self, sigma: Tensor) -> Tensor:
+        return (1 + sigma**2).rsqrt()
+
+    def shown(self, sigma: Tensor) -> Tensor:
+        return place_among(self.log_sigmas(sigma.device), sigma)
+
+
+@functools.lru_cache(maxsize=16)
+def _log_sigmas(frame: DDPM, device: str) -> Tensor:
+    return (0.5 * (1 / frame.alphas_bar() - 1).log()).to(device)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from guided import denoiser as frames
-from guided import solvers
+from guided import denoiser as kinds
+from guided import frames, solvers
 from guided.codec import Codec, Pixels
-from guided.denoiser import Parametrization
+from guided.denoiser import Denoiser, LearnedVariance, Parametrization
 from guided.nn import EncoderUNet, UNet, UNetConfig
 
 FORMAT = "guided-model/1"
@@ -25,11 +25,13 @@ SIDE = 8192
 """The longest side of a picture, in pixels."""
 STEPS = 10_000
 _LIMIT = 8 << 20
-_PARAMETRIZATIONS = {kind.__name__: kind for kind in (frames.EDM, frames.Eps, frames.X0, frames.V, frames.Flow)}
+_PARAMETRIZATIONS = {kind.__name__: kind for kind in (kinds.EDM, kinds.Eps, kinds.X0, kinds.V, kinds.Flow)}
+_FRAMES = {frames.DDPM.__name__: frames.DDPM}
+_VARIANCES = {None: Denoiser, "learned": LearnedVariance}
 _CODECS = {"Pixels": Pixels}
 
 
-class Framed(Protocol):
+class Placed(Protocol):
     """A network as it is placed in the common frame: a `Denoiser`, or a `NoisyClassifier`."""
 
     network: nn.Module
@@ -67,7 +69,7 @@ def check(values: Any) -> dict[str, Any]:
     _names(values)
     _size(values.get("size"))
     _defaults(values.get("defaults", {}))
-    for name in ("recipe", "data", "metrics", "provenance"):
+    for name in ("recipe", "data", "metrics", "provenance", "layout"):
         _mapping(name, values.get(name) or {})
     hashes = _mapping("sha256", values.get("sha256"))
     if set(hashes) - set(FILES) or not all(isinstance(value, str) for value in hashes.values()):
@@ -160,15 +162,43 @@ def _bounded(config: Mapping[str, Any]) -> None:
 
 
 def parametrization(values: Mapping[str, Any]) -> Parametrization:
-    """The parametrization of a card; raises ValueError."""
+    """The parametrization of a card, in its frame where it names one; raises ValueError."""
     described = dict(_mapping("parametrization", values.get("parametrization")))
+    frame = described.pop("frame", None)
     kind = _PARAMETRIZATIONS.get(described.pop("class", None))
     if kind is None:
         raise ValueError(f"parametrization: expected one of {', '.join(_PARAMETRIZATIONS)}")
     known = {field.name for field in dataclasses.fields(kind)}
     if set(described) - known or not all(_number(value) and value > 0 for value in described.values()):
         raise ValueError(f"parametrization: {kind.__name__} takes {sorted(known) or 'nothing'}, got {described!r:.80}")
-    return kind(**described)
+    plain: Parametrization = kind(**described)
+    return plain if frame is None else frames.Framed(_frame(frame), plain)
+
+
+def _frame(value: Any) -> frames.Frame:
+    described = dict(_mapping("parametrization.frame", value))
+    kind = _FRAMES.get(described.pop("class", None))
+    if kind is None:
+        raise ValueError(f"parametrization.frame: expected one of {', '.join(_FRAMES)}")
+    known = {field.name for field in dataclasses.fields(kind)}
+    numbers = [part for name, part in described.items() if name != "schedule"]
+    if set(described) - known or not all(_number(part) for part in numbers):
+        raise ValueError(f"parametrization.frame: {kind.__name__} takes {sorted(known)}, got {described!r:.80}")
+    try:
+        return kind(**described)
+    except ValueError as error:
+        raise ValueError(f"parametrization.frame: {error}") from None
+
+
+def denoiser(values: Mapping[str, Any], network: nn.Module) -> Denoiser:
+    """A network in the common frame as its card says; raises ValueError."""
+    variance = values.get("variance")
+    if variance not in _VARIANCES:
+        raise ValueError(f"variance: expected null or 'learned', got {variance!r:.80}")
+    config: UNetConfig = network.config  # type: ignore[assignment]
+    if variance == "learned" and config.out_channels != 2 * config.in_channels:
+        raise ValueError(f"variance: learned: {config.out_channels} channels of output for {config.in_channels}")
+    return _VARIANCES[variance](network, parametrization(values), *values["range"])
 
 
 def codec(values: Mapping[str, Any]) -> Codec:
@@ -179,25 +209,34 @@ def codec(values: Mapping[str, Any]) -> Codec:
     return _CODECS[described["class"]]()  # type: ignore[return-value]
 
 
-def describe(denoiser: Framed, codec: Codec) -> dict[str, Any]:
+def describe(denoiser: Placed, codec: Codec) -> dict[str, Any]:
     """The entries of a card that the objects themselves know; raises TypeError for parts that a card cannot name."""
-    kind, network = type(denoiser.parametrization).__name__, denoiser.network
+    said, network, frame = denoiser.parametrization, denoiser.network, None
+    if isinstance(said, frames.Framed):
+        said, frame = said.predicts, said.frame
+    kind = type(said).__name__
     if (
         not isinstance(network, UNet | EncoderUNet)
         or kind not in _PARAMETRIZATIONS
         or type(codec).__name__ not in _CODECS
+        or (frame is not None and type(frame).__name__ not in _FRAMES)
     ):
         raise TypeError(
-            f"a model folder holds a UNet in one of {', '.join(_PARAMETRIZATIONS)} over one of "
-            f"{', '.join(_CODECS)}; got {type(network).__name__}, {kind} and {type(codec).__name__}"
+            f"a model folder holds a UNet in one of {', '.join(_PARAMETRIZATIONS)} (of {', '.join(_FRAMES)} or none) "
+            f"over one of {', '.join(_CODECS)}; got {type(network).__name__}, {denoiser.parametrization!r} and "
+            f"{type(codec).__name__}"
         )
-    fields = dataclasses.asdict(denoiser.parametrization)  # type: ignore[call-overload]
+    described = {"class": kind, **dataclasses.asdict(said)}  # type: ignore[call-overload]
+    if frame is not None:
+        described["frame"] = {"class": type(frame).__name__, **dataclasses.asdict(frame)}  # type: ignore[call-overload]
     size = {"size": list(network.size)} if isinstance(network, EncoderUNet) else {}
+    variance = {"variance": "learned"} if isinstance(denoiser, LearnedVariance) else {}
     return {
         "format": FORMAT,
         "network": {"class": type(network).__name__, "config": network.config.to_dict()},
         **size,
-        "parametrization": {"class": kind, **fields},
+        "parametrization": described,
+        **variance,
         "range": [denoiser.lo, denoiser.hi],
         "codec": {"class": type(codec).__name__},
     }

@@ -72,7 +72,11 @@ class NoisyClassifier(nn.Module):
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> NoisyClassifier:
         """Open a classifier's folder, or the folder of a finished training run; raises as `Model.open`."""
-        found = store.read(pathlib.Path(folder), EncoderUNet, cls)
+        found = store.read(
+            pathlib.Path(folder),
+            EncoderUNet,
+            lambda card, network: cls(network, cards.parametrization(card), *card["range"]),
+        )
         plain = found.framed
         return cls(plain.network, plain.parametrization, plain.lo, plain.hi, found.card).eval()
 

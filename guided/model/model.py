@@ -13,6 +13,7 @@ from torch import Tensor
 from guided.codec import Codec
 from guided.denoiser import Denoiser
 from guided.guide import Guide, Term
+from guided.model import card as cards
 from guided.model import store
 from guided.model.conditioning import LazyEncoder
 from guided.model.drawing import Progress, run
@@ -58,7 +59,7 @@ class Model:
         or ValueError where a file is damaged, of another kind, or does not fit its card. Warns (`NotFinite`) where
         weights hold NaN or infinity.
         """
-        opened = store.read(pathlib.Path(folder), UNet, Denoiser)
+        opened = store.read(pathlib.Path(folder), UNet, cards.denoiser)
         encoders = {} if opened.card.get("text") is None else {"text": LazyEncoder(opened.card["text"])}
         model = cls(opened.framed, opened.codec, encoders, opened.card, early=opened.early, source=os.fspath(folder))
         model._hash = opened.hash
@@ -128,7 +129,7 @@ class Model:
             return None
         network = store.blank(self.denoiser.network)
         network.load_state_dict(dict(self._early), assign=True)
-        weak = Denoiser(network, self.denoiser.parametrization, self.denoiser.lo, self.denoiser.hi)
+        weak = type(self.denoiser)(network, self.denoiser.parametrization, self.denoiser.lo, self.denoiser.hi)
         weak.autocast = self.denoiser.autocast
         return weak.eval().requires_grad_(False).to(self.device)
 

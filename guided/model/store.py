@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from guided import _files, _safetensors
 from guided.codec import Codec
-from guided.denoiser import Parametrization
 from guided.model import card as cards
 from guided.nn import EncoderUNet
 
@@ -60,12 +59,10 @@ def place_of(path: pathlib.Path) -> pathlib.Path:
     raise FileNotFoundError(f"{path}: neither a model folder nor a training run: no card.json in it")
 
 
-def read(
-    path: pathlib.Path, kind: type[nn.Module], frame: Callable[[nn.Module, Parametrization, float, float], F]
-) -> Opened[F]:
+def read(path: pathlib.Path, kind: type[nn.Module], frame: Callable[[Mapping[str, Any], nn.Module], F]) -> Opened[F]:
     """Open a model folder or the folder of a run; every file is checked first. Raises as `Model.open`.
 
-    kind: the network it must hold. frame: what puts it into the common frame.
+    kind: the network it must hold. frame: what puts it into the common frame, as the card says.
     """
     folder = place_of(path)
     values = cards.read(folder)
@@ -74,7 +71,7 @@ def read(
         what = "a classifier of noisy pictures, which draws none" if holds_classifier(folder) else "no classifier"
         raise ValueError(f"{folder}: holds {what}; guided.load opens it")
     try:
-        framed = frame(network, cards.parametrization(values), *values["range"])
+        framed = frame(values, network)
         codec = cards.codec(values)
     except ValueError as error:
         raise ValueError(f"{folder / 'card.json'}: {error}") from None
@@ -119,7 +116,7 @@ def _weights(file: pathlib.Path, network: nn.Module) -> dict[str, Tensor]:
 
 def write(
     folder: pathlib.Path,
-    denoiser: cards.Framed,
+    denoiser: cards.Placed,
     codec: Codec,
     card: Mapping[str, Any],
     early: Mapping[str, Tensor] | None,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from guided.nn import UNet, UNetConfig
-from guided.zoo.names import Blank, Form, Joined, Matrix, Pair, Rows, write
+from guided.zoo.names import Absent, Form, Joined, Kernel, NullRow, Pair, write
 
 _ENDS = ("weight", "bias")
 _SAME = Joined()
@@ -15,7 +15,7 @@ _SAME = Joined()
 
 def layout(config: UNetConfig, linear: bool = False) -> Iterator[Pair]:
     """A pair for each tensor of ours. linear: whether transformers' outer maps are matrices (use_linear_projection)."""
-    outer = Joined() if linear else Matrix()
+    outer = Joined() if linear else Kernel(2)
     yield from _both("conv_in", "conv_in")
     yield from _vector_port(config)
     yield from _sequence_port(config)
@@ -96,12 +96,12 @@ def _joined(ours: str, theirs: str, parts: tuple[str, ...], bias: bool = True) -
 def _vector_port(config: UNetConfig) -> Iterator[Pair]:
     yield from _mlp("vector.time", "time_embedding")
     if config.classes:
-        yield Pair("vector.label.weight", ("class_embedding.weight",), Rows("no class"))
+        yield Pair("vector.label.weight", ("class_embedding.weight",), NullRow())
     if config.vector_width:
-        yield Pair("vector.null_vector", (), Blank((config.vector_width,), "no vector"))
+        yield Pair("vector.null_vector", (), Absent((config.vector_width,)))
         yield from _mlp("vector.vector", "add_embedding")
     if config.aug:
-        yield Pair("vector.null_aug", (), Blank((config.embedding,), "no augmentation level"))
+        yield Pair("vector.null_aug", (), Absent((config.embedding,)))
         yield from _mlp("vector.aug", "class_embedding")
 
 

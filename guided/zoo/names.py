@@ -59,47 +59,86 @@ def write(table: Iterable[Pair], state: Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 @dataclass(frozen=True)
-class Matrix:
-    """A convolution with a kernel of one place along each of some axes, which is a matrix with us."""
+class Kernel:
+    """A matrix of ours that is a convolution of size 1 there: over a sequence (`axes` 1) or a picture (2)."""
 
-    axes: int = 2
+    axes: int
 
     def read(self, parts: Sequence[Tensor]) -> Tensor:
         return parts[0].flatten(1)
 
     def write(self, whole: Tensor) -> list[Tensor]:
-        return [whole.reshape(*whole.shape, *[1] * self.axes)]
+        return [whole.contiguous().reshape(*whole.shape, *[1] * self.axes)]
 
 
 @dataclass(frozen=True)
-class Rows:
-    """A table that has one more row with us, for what is absent: zeros, since the checkpoint knows none."""
+class HeadsFirst:
+    """Rows of query, key and value, in ours one after the other; there each head has its own three side by side."""
 
-    meaning: str
+    heads: int
+
+    def read(self, parts: Sequence[Tensor]) -> Tensor:
+        return parts[0].unflatten(0, (self.heads, 3, -1)).transpose(0, 1).flatten(0, 2).contiguous()
+
+    def write(self, whole: Tensor) -> list[Tensor]:
+        return [whole.unflatten(0, (3, self.heads, -1)).transpose(0, 1).flatten(0, 2).contiguous()]
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """A matrix that is stored the other way round."""
+
+    def read(self, parts: Sequence[Tensor]) -> Tensor:
+        return parts[0].T.contiguous()
+
+    def write(self, whole: Tensor) -> list[Tensor]:
+        return [whole.T.contiguous()]
+
+
+@dataclass(frozen=True)
+class NullRow:
+    """A table of embeddings whose last row in ours, "no class", is not there: zeros, which add nothing."""
 
     def read(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat((parts[0], torch.zeros_like(parts[0][:1])))
 
     def write(self, whole: Tensor) -> list[Tensor]:
-        _need_zero(whole[-1], self.meaning)
         return [whole[:-1].contiguous()]
 
 
 @dataclass(frozen=True)
-class Blank:
-    """A tensor of ours for what is absent, which the checkpoint does not have: zeros."""
+class Absent:
+    """A tensor of ours that has no counterpart there and is zero."""
 
     shape: tuple[int, ...]
-    meaning: str
 
     def read(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.zeros(self.shape)
 
     def write(self, whole: Tensor) -> list[Tensor]:
-        _need_zero(whole, self.meaning)
         return []
 
 
-def _need_zero(value: Tensor, meaning: str) -> None:
-    if not value.is_meta and bool(value.any()):
-        raise ValueError(f"the network has learnt what stands for {meaning}, and the other layout has no place for it")
+@dataclass(frozen=True)
+class Then:
+    """Two forms, one after the other as they are read."""
+
+    first: Form
+    second: Form
+
+    def read(self, parts: Sequence[Tensor]) -> Tensor:
+        return self.second.read([self.first.read(parts)])
+
+    def write(self, whole: Tensor) -> list[Tensor]:
+        return self.first.write(self.second.write(whole)[0])
+
+
+def lost(table: Iterable[Pair], state: Mapping[str, Tensor]) -> list[str]:
+    """Those of our tensors that the checkpoint has no place for, and that hold something: zeros are made again."""
+    found = []
+    for pair in table:
+        if isinstance(pair.form, NullRow | Absent):
+            value = state[pair.ours]
+            again = pair.form.read(pair.form.write(value)).to(value)
+            found += [] if torch.equal(again, value) else [pair.ours]
+    return found
