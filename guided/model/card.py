@@ -21,6 +21,8 @@ from guided.nn import EncoderUNet, UNet, UNetConfig
 
 FORMAT = "guided-model/1"
 FILES = ("model.safetensors", "early.safetensors")
+VAE = "vae"
+"""The folder of an autoencoder within a model's, in diffusers' own form."""
 SIDE = 8192
 """The longest side of a picture, in pixels."""
 STEPS = 10_000
@@ -28,7 +30,7 @@ _LIMIT = 8 << 20
 _PARAMETRIZATIONS = {kind.__name__: kind for kind in (kinds.EDM, kinds.Eps, kinds.X0, kinds.V, kinds.Flow)}
 _FRAMES = {frames.DDPM.__name__: frames.DDPM}
 _VARIANCES = {None: Denoiser, "learned": LearnedVariance}
-_CODECS = {"Pixels": Pixels}
+_CODECS = ("Pixels", "AutoencoderKL")
 
 
 class Placed(Protocol):
@@ -69,7 +71,7 @@ def check(values: Any) -> dict[str, Any]:
     _names(values)
     _size(values.get("size"))
     _defaults(values.get("defaults", {}))
-    for name in ("recipe", "data", "metrics", "provenance", "layout"):
+    for name in ("recipe", "data", "metrics", "provenance", "layout", "edge"):
         _mapping(name, values.get(name) or {})
     hashes = _mapping("sha256", values.get("sha256"))
     if set(hashes) - set(FILES) or not all(isinstance(value, str) for value in hashes.values()):
@@ -201,12 +203,18 @@ def denoiser(values: Mapping[str, Any], network: nn.Module) -> Denoiser:
     return _VARIANCES[variance](network, parametrization(values), *values["range"])
 
 
-def codec(values: Mapping[str, Any]) -> Codec:
-    """The codec of a card; raises ValueError."""
+def codec(values: Mapping[str, Any], folder: pathlib.Path | None = None) -> Codec:
+    """The codec of a card; an autoencoder lies in `vae` of the model's folder. Raises ValueError."""
     described = _mapping("codec", values.get("codec", {"class": "Pixels"}))
     if described.get("class") not in _CODECS:
         raise ValueError(f"codec: expected one of {', '.join(_CODECS)}, got {described.get('class')!r:.80}")
-    return _CODECS[described["class"]]()  # type: ignore[return-value]
+    if described["class"] == "Pixels":
+        return Pixels()
+    if folder is None:
+        raise ValueError("codec: AutoencoderKL: it lies in a model's folder")
+    from guided.model.autoencoder import open_autoencoder
+
+    return open_autoencoder(folder / VAE, described.get("sha256"))
 
 
 def describe(denoiser: Placed, codec: Codec) -> dict[str, Any]:

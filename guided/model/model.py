@@ -14,12 +14,13 @@ from guided.codec import Codec
 from guided.denoiser import Denoiser
 from guided.guide import Guide, Term
 from guided.model import card as cards
-from guided.model import store
+from guided.model import edge, store
+from guided.model.autoencoder import AutoencoderKL
 from guided.model.conditioning import LazyEncoder
 from guided.model.drawing import Progress, run
 from guided.model.request import Request, Size, plan
 from guided.model.result import Result
-from guided.nn import UNet
+from guided.nn import UNet, UNetConfig
 from guided.solvers import Solver
 from guided.text import TextEncoder
 
@@ -50,6 +51,13 @@ class Model:
         self._early = early
         self._hash: str | None = None
         store.fitting(self.card, self.encoders, denoiser.network)
+        self._set_edge()
+
+    def _set_edge(self) -> None:
+        said = self.card.get("edge")
+        if said is not None:
+            config: UNetConfig = self.denoiser.network.config  # type: ignore[assignment]
+            self.denoiser.edge = edge.of(said, config, self.codec, self.encoders.get("text"))
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Model:
@@ -60,7 +68,8 @@ class Model:
         weights hold NaN or infinity.
         """
         opened = store.read(pathlib.Path(folder), UNet, cards.denoiser)
-        encoders = {} if opened.card.get("text") is None else {"text": LazyEncoder(opened.card["text"])}
+        spec = opened.card.get("text")
+        encoders = {} if spec is None else {"text": LazyEncoder(spec)}
         model = cls(opened.framed, opened.codec, encoders, opened.card, early=opened.early, source=os.fspath(folder))
         model._hash = opened.hash
         return model
@@ -121,6 +130,9 @@ class Model:
             name: encoder.to(device) if isinstance(encoder, LazyEncoder) else encoder
             for name, encoder in self.encoders.items()
         }
+        if isinstance(self.codec, AutoencoderKL):
+            self.codec.to(device)
+        self._set_edge()
         return self
 
     def early(self) -> Denoiser | None:
@@ -130,7 +142,7 @@ class Model:
         network = store.blank(self.denoiser.network)
         network.load_state_dict(dict(self._early), assign=True)
         weak = type(self.denoiser)(network, self.denoiser.parametrization, self.denoiser.lo, self.denoiser.hi)
-        weak.autocast = self.denoiser.autocast
+        weak.autocast, weak.edge = self.denoiser.autocast, self.denoiser.edge
         return weak.eval().requires_grad_(False).to(self.device)
 
     def generate(

@@ -30,7 +30,9 @@ def load(path_or_id: str | os.PathLike[str]) -> Model | NoisyClassifier:
     if path.is_file():
         _foreign_file(path)
     if path.is_dir() and (path / "model_index.json").is_file():
-        raise ValueError(f"{name}: a diffusers pipeline; this version of guided opens its own model folders only")
+        from guided.zoo.pipeline import open_pipeline
+
+        return open_pipeline(path)
     if not path.exists():
         hub = " Models of the hub are not opened by this version." if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else ""
         raise FileNotFoundError(f"{name}: no such model folder, and no shipped model ({', '.join(SHIPPED)}).{hub}")
