@@ -133,6 +133,8 @@ def of(values: Mapping[str, Any], config: UNetConfig, codec: Codec, encoder: Tex
         schedule = None if low is None else DDPM(**low)
     except (TypeError, ValueError) as error:
         raise ValueError(f"edge.low: {error}") from None
+    if schedule is not None and config.classes and config.classes < schedule.steps:
+        raise ValueError(f"edge.low: {schedule.steps} levels of noise, the network's table knows {config.classes}")
     return Edge(
         config,
         nothing=None if encoder is None else encoder.nothing,

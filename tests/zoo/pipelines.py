@@ -16,7 +16,6 @@ from tests.zoo.published import SMALL
 
 LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
 COSINE = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 1000}
-_TEXT = {"sd-1.5": 12, "sd-2.1-v": 12, "sd-inpainting": 12, "x4-upscaler": 12}
 
 
 def unet(name: str, **changes: Any) -> Any:
@@ -47,16 +46,30 @@ def vae(levels: int = 2, **changes: Any) -> Any:
     ).eval()
 
 
-def clip(folder: Path, end: str, projected: bool, width: int, seed: int, projection: int = 10) -> dict[str, Any]:
-    """A CLIP tower and its tokenizer as the parts of a pipeline."""
+def clip(end: str, projected: bool, width: int, seed: int, projection: int = 10) -> dict[str, Any]:
+    """A CLIP tower and its tokenizer, which knows letters alone, as the parts of a pipeline."""
     import transformers
+    from open_clip.tokenizer import bytes_to_unicode
 
-    place = tiny.clip_folder(folder / f"clip{end}", projected=projected, width=width, seed=seed)
-    kind = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
-    config = transformers.CLIPTextConfig.from_pretrained(place)
-    config.projection_dim = projection
+    letters = list(bytes_to_unicode().values())
+    names = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {name: i for i, name in enumerate(names)}
+    # The second tower of SDXL pads with another letter than the end.
+    pad = {"pad_token": "!"} if projected else {}
+    tokenizer = transformers.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77, **pad)
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(names),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        projection_dim=projection,
+        bos_token_id=len(names) - 2,
+        eos_token_id=len(names) - 1,
+    )
     torch.manual_seed(seed)
-    return {f"text_encoder{end}": kind(config).eval(), f"tokenizer{end}": transformers.CLIPTokenizer.from_pretrained(place)}
+    kind = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
+    return {f"text_encoder{end}": kind(config).eval(), f"tokenizer{end}": tokenizer}
 
 
 def t5(folder: Path) -> dict[str, Any]:
@@ -85,21 +98,25 @@ def build(name: str, scratch: Path) -> Any:
             **given, image_noising_scheduler=noising, watermarker=None, requires_safety_checker=False
         )
     if name == "sdxl-base":
-        towers = clip(scratch, "", False, 4, 3) | clip(scratch, "_2", True, 8, 4)
+        towers = clip("", False, 4, 3) | clip("_2", True, 8, 4)
         scheduler = diffusers.EulerDiscreteScheduler(**LATENT, prediction_type="epsilon")
         return diffusers.StableDiffusionXLPipeline(vae=vae(), unet=network, scheduler=scheduler, **towers)
-    towers = clip(scratch, "", False, 12, 3)
+    towers = clip("", False, 12, 3)
     given = {"unet": network, **towers}
     if name == "x4-upscaler":
         low = diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.0001, beta_end=0.02)
         scheduler = diffusers.DDIMScheduler(
-            beta_schedule="scaled_linear", beta_start=0.0001, beta_end=0.02, prediction_type="v_prediction"
+            beta_schedule="scaled_linear",
+            beta_start=0.0001,
+            beta_end=0.02,
+            prediction_type="v_prediction",
+            steps_offset=1,
         )
         return diffusers.StableDiffusionUpscalePipeline(
             **given, vae=vae(3, scaling_factor=0.08333), low_res_scheduler=low, scheduler=scheduler
         )
     predicts = "v_prediction" if name == "sd-2.1-v" else "epsilon"
-    scheduler = diffusers.DDIMScheduler(**LATENT, prediction_type=predicts, clip_sample=False)
+    scheduler = diffusers.DDIMScheduler(**LATENT, prediction_type=predicts, clip_sample=False, steps_offset=1)
     kind = diffusers.StableDiffusionInpaintPipeline if name == "sd-inpainting" else diffusers.StableDiffusionPipeline
     return kind(**given, vae=vae(), scheduler=scheduler, **none, requires_safety_checker=False)
 

@@ -162,7 +162,13 @@ PUBLISHED = {
     "if-ii-m": IF_II,
 }
 
-_SMALL = {"block_out_channels": [8, 16, 16, 24], "norm_num_groups": 4, "cross_attention_dim": 12, "sample_size": 8}
+_SMALL: dict[str, Any] = {
+    "_diffusers_version": "0.30.0",  # older ones have their sample_size changed by the pipelines
+    "block_out_channels": [8, 16, 16, 24],
+    "norm_num_groups": 4,
+    "cross_attention_dim": 12,
+    "sample_size": 8,
+}
 _IF_SMALL = {
     "block_out_channels": [8, 16, 16, 24],
     "norm_num_groups": 4,
@@ -176,7 +182,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "sd-1.5": SD15 | _SMALL | {"attention_head_dim": 2},
     "sd-2.1-v": SD21V | _SMALL | {"attention_head_dim": [2, 4, 4, 6]},
     "sd-inpainting": INPAINT | _SMALL | {"attention_head_dim": 2},
-    "x4-upscaler": X4 | _SMALL | {"attention_head_dim": 2, "num_class_embeds": 50},
+    "x4-upscaler": X4 | _SMALL | {"attention_head_dim": 2},
     "sdxl-base": SDXL
     | _SMALL
     | {
