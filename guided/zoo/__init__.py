@@ -6,9 +6,15 @@ import importlib.resources
 import os
 import pathlib
 import re
+from typing import TYPE_CHECKING
 
 from guided import _safetensors
 from guided.model import Model, NoisyClassifier, opened
+
+if TYPE_CHECKING:
+    import torch
+
+    from guided.nn import UNet
 
 SHIPPED = ("emoji",)
 _WEIGHTS = (".safetensors", ".gguf", ".onnx")
@@ -40,6 +46,18 @@ def load(path_or_id: str | os.PathLike[str]) -> Model | NoisyClassifier:
     if isinstance(found, Model):
         found.source = name
     return found
+
+
+def to_diffusers(what: Model | UNet, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> pathlib.Path:
+    """Write a network, or a model that came from diffusers, as a folder that diffusers opens.
+
+    See `guided.zoo.diffusers_export.export`.
+    """
+    import torch
+
+    from guided.zoo.diffusers_export import export
+
+    return export(what, folder, dtype or torch.float32)
 
 
 def load_model(path_or_id: str | os.PathLike[str]) -> Model:

@@ -1,4 +1,4 @@
-"""The `config.json` of a UNet2DConditionModel as our `UNetConfig`, and back."""
+"""The `config.json` of a UNet2DConditionModel as our `UNetConfig`."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ FIXED: dict[str, tuple[Any, ...]] = {
 }
 _ACTS = {"silu": "silu", "swish": "silu", "gelu": "gelu", None: None}
 
-# Down block -> (up block, middle block, whether it attends to text).
+# Down block -> up block, those that attend to text first; and the middle block of each family.
 TRANSFORMER = {"CrossAttnDownBlock2D": "CrossAttnUpBlock2D", "DownBlock2D": "UpBlock2D"}
 ADDED = {"SimpleCrossAttnDownBlock2D": "SimpleCrossAttnUpBlock2D", "ResnetDownsampleBlock2D": "ResnetUpsampleBlock2D"}
-_MIDDLE = {"transformer": "UNetMidBlock2DCrossAttn", "added": "UNetMidBlock2DSimpleCrossAttn"}
+MIDDLE = {"transformer": "UNetMidBlock2DCrossAttn", "added": "UNetMidBlock2DSimpleCrossAttn"}
 
 
 def complete(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,8 +175,8 @@ def _middle(full: Mapping[str, Any], kind: str, count: int) -> dict[str, Any]:
         return {"middle_blocks": 0}
     if block == "UNetMidBlock2D":
         return {"middle_blocks": 1, "middle_depth": 0}
-    if block != _MIDDLE[kind]:
-        raise ValueError(f"mid_block_type: expected {_MIDDLE[kind]}, UNetMidBlock2D or null, got {block!r:.80}")
+    if block != MIDDLE[kind]:
+        raise ValueError(f"mid_block_type: expected {MIDDLE[kind]}, UNetMidBlock2D or null, got {block!r:.80}")
     layers = _each("transformer_layers_per_block", full["transformer_layers_per_block"], count)
     return {"middle_blocks": 2, "middle_depth": layers[-1] if kind == "transformer" else 1}
 

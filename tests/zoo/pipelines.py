@@ -125,7 +125,7 @@ def saved(name: str, folder: Path, **how: Any) -> Path:
     """The folder of a tiny pipeline of a kind."""
     scratch = folder.parent / f"scratch-{folder.name}"
     build(name, scratch).save_pretrained(folder, **how)
-    shutil.rmtree(scratch)
+    shutil.rmtree(scratch, ignore_errors=True)
     return folder
 
 
