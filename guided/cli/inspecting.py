@@ -17,11 +17,13 @@ EXAMPLE = "For example: [bold]guided inspect out/000000.png[/bold]"
 
 
 def inspect(
-    file: Annotated[pathlib.Path, typer.Argument(help="A picture, a model folder, a run, or a weights file.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Read all weights: checksums, NaN and infinity.")] = False,
+    file: Annotated[pathlib.Path, typer.Argument(help="A picture, a folder of a model or a run, or a weights file.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all weights: sums, NaN, parity with diffusers.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Describe a picture, a model folder, the folder of a run, or a safetensors file.
+    """Describe a picture, a model folder, the folder of a run or of a diffusers pipeline, or a safetensors file.
 
     For a picture that guided drew this prints the command that makes it again.
     """
@@ -119,7 +121,13 @@ def _folder(path: pathlib.Path, verify: bool) -> dict[str, Any]:
         return _model(path, verify)
     if (path / "run.json").is_file():
         return _run(path, verify)
-    raise ValueError(f"{path}: neither a model folder (no card.json) nor a training run (no run.json)")
+    if (path / "model_index.json").is_file():
+        from guided.zoo.certificate import describe as of_pipeline
+
+        return of_pipeline(path, verify)
+    raise ValueError(
+        f"{path}: neither a model folder (no card.json) nor a training run (no run.json), nor a pipeline of diffusers"
+    )
 
 
 def _model(path: pathlib.Path, verify: bool) -> dict[str, Any]:

@@ -129,6 +129,12 @@ def saved(name: str, folder: Path, **how: Any) -> Path:
     return folder
 
 
+def copied(folder: Path, place: Path) -> Path:
+    """A copy of a folder, to be changed."""
+    shutil.copytree(folder, place)
+    return place
+
+
 def edit(file: Path, **changes: Any) -> None:
     """Change entries of a JSON file; None removes one."""
     values = json.loads(file.read_text()) | changes
