@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 from collections import Counter
 from collections.abc import Mapping
@@ -49,6 +50,8 @@ def describe(path: pathlib.Path, verify: bool = False) -> dict[str, Any]:
         start = stream.read(8)
     if path.suffix.lower() == ".safetensors":
         return _weights(path, verify)
+    if path.name.endswith(".safetensors.index.json"):
+        return _sharded(path)
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
         return _picture(path)
     _safetensors.refuse_pickle(path)
@@ -59,11 +62,13 @@ def _weights(path: pathlib.Path, verify: bool) -> dict[str, Any]:
     from guided import _files, _safetensors
 
     header = _safetensors.header(path)
+    facts_of_network = _network(path, {name: entry.shape for name, entry in header.tensors.items()})
     kinds = Counter(entry.dtype for entry in header.tensors.values())
     shown = list(header.tensors.items())[:8]
     facts: dict[str, Any] = {
         "file": str(path),
         "kind": "safetensors, sound",
+        **facts_of_network,
         "tensors": len(header.tensors),
         "parameters": header.parameters,
         "bytes": header.data,
@@ -79,6 +84,27 @@ def _weights(path: pathlib.Path, verify: bool) -> dict[str, Any]:
         facts["sha256"] = _files.sha256(path)
         facts["not finite"] = bad or "none"
     return facts
+
+
+def _sharded(path: pathlib.Path) -> dict[str, Any]:
+    from guided.zoo import weights
+
+    listed = weights.entries(path)
+    return {
+        "file": str(path),
+        "kind": f"safetensors in {len(weights.parts(path))} files, sound",
+        **_network(path, {name: entry.shape for name, entry in listed.items()}),
+        "tensors": len(listed),
+        "parameters": sum(math.prod(entry.shape) for entry in listed.values()),
+        "dtypes": dict(Counter(entry.dtype for entry in listed.values())),
+    }
+
+
+def _network(path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """What network tensors of these names make, in the layouts that are known; empty where they make none."""
+    from guided.zoo import describing
+
+    return describing.described(path, shapes)
 
 
 def _picture(path: pathlib.Path) -> dict[str, Any]:

@@ -219,9 +219,8 @@ def codec(values: Mapping[str, Any], folder: pathlib.Path | None = None) -> Code
 
 def describe(denoiser: Placed, codec: Codec) -> dict[str, Any]:
     """The entries of a card that the objects themselves know; raises TypeError for parts that a card cannot name."""
-    said, network, frame = denoiser.parametrization, denoiser.network, None
-    if isinstance(said, frames.Framed):
-        said, frame = said.predicts, said.frame
+    given, network = denoiser.parametrization, denoiser.network
+    said, frame = (given.predicts, given.frame) if isinstance(given, frames.Framed) else (given, None)
     kind = type(said).__name__
     if (
         not isinstance(network, UNet | EncoderUNet)
@@ -231,7 +230,7 @@ def describe(denoiser: Placed, codec: Codec) -> dict[str, Any]:
     ):
         raise TypeError(
             f"a model folder holds a UNet in one of {', '.join(_PARAMETRIZATIONS)} (of {', '.join(_FRAMES)} or none) "
-            f"over one of {', '.join(_CODECS)}; got {type(network).__name__}, {denoiser.parametrization!r} and "
+            f"over one of {', '.join(_CODECS)}; got {type(network).__name__}, {given!r} and "
             f"{type(codec).__name__}"
         )
     described = {"class": kind, **dataclasses.asdict(said)}  # type: ignore[call-overload]

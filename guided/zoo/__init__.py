@@ -1,4 +1,4 @@
-"""Models by path or name: our own folders, and the one that is shipped."""
+"""Models by path or name: our own folders, the one that is shipped, and published checkpoints."""
 
 from __future__ import annotations
 
@@ -6,26 +6,32 @@ import importlib.resources
 import os
 import pathlib
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from guided import _safetensors
 from guided.model import Model, NoisyClassifier, opened
-
-if TYPE_CHECKING:
-    import torch
-
-    from guided.nn import UNet
+from guided.nn import EncoderUNet, UNet
+from guided.zoo import opening, weights
+from guided.zoo.recognise import is_original
 
 SHIPPED = ("emoji",)
 _WEIGHTS = (".safetensors", ".gguf", ".onnx")
 
 
-def load(path_or_id: str | os.PathLike[str]) -> Model | NoisyClassifier:
-    """Open a model: a model folder, the folder of a finished training run, or "emoji", the shipped one.
+def load(
+    path_or_id: str | os.PathLike[str], *, pickle: bool = False, config: Mapping[str, Any] | None = None
+) -> Model | NoisyClassifier:
+    """Open a model: a model folder, the folder of a finished training run, "emoji", the shipped one, or a checkpoint.
 
     The folder of a classifier of noisy pictures gives a `NoisyClassifier`. The name of a shipped model goes before a
-    folder of that name; write ./emoji for the folder. Raises FileNotFoundError where there is none, ValueError where
-    it is damaged or of another kind.
+    folder of that name; write ./emoji for the folder. A checkpoint is guided-diffusion's, as .safetensors, as the
+    .safetensors.index.json of several, or, only with pickle=True, as .pt; `config` is then its own (its flags, or the
+    YAML beside it), for what no tensor says. Raises FileNotFoundError where there is none, ValueError where it is
+    damaged or of another kind.
     """
     name = os.fspath(path_or_id)
     if name in SHIPPED:
@@ -33,8 +39,6 @@ def load(path_or_id: str | os.PathLike[str]) -> Model | NoisyClassifier:
         model.source = name
         return model
     path = pathlib.Path(name).expanduser()
-    if path.is_file():
-        _foreign_file(path)
     if path.is_dir() and (path / "model_index.json").is_file():
         from guided.zoo.pipeline import open_pipeline
 
@@ -42,22 +46,17 @@ def load(path_or_id: str | os.PathLike[str]) -> Model | NoisyClassifier:
     if not path.exists():
         hub = " Models of the hub are not opened by this version." if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else ""
         raise FileNotFoundError(f"{name}: no such model folder, and no shipped model ({', '.join(SHIPPED)}).{hub}")
-    found = opened(path)
+    found = _file(path, pickle, config) if path.is_file() else opened(path)
     if isinstance(found, Model):
         found.source = name
     return found
 
 
 def to_diffusers(what: Model | UNet, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> pathlib.Path:
-    """Write a network, or a model that came from diffusers, as a folder that diffusers opens.
-
-    See `guided.zoo.diffusers_export.export`.
-    """
-    import torch
-
+    """Write a network, or a model that came from diffusers, as a folder that it opens: `diffusers_export.export`."""
     from guided.zoo.diffusers_export import export
 
-    return export(what, folder, dtype or torch.float32)
+    return export(what, folder, dtype)
 
 
 def load_model(path_or_id: str | os.PathLike[str]) -> Model:
@@ -68,6 +67,39 @@ def load_model(path_or_id: str | os.PathLike[str]) -> Model:
     return found
 
 
+def network(state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> UNet | EncoderUNet:
+    """Our network, float32, with the weights of a checkpoint, whoever named them.
+
+    config: the mapping in the file beside the weights: the original's (flags or YAML), or, for our own names, the
+    config of the network; what it does not say is the family's published value. Raises ValueError with what is missing,
+    unexpected or of another shape, block by block, and the published network that is nearest.
+    """
+    if not state_dict:
+        raise ValueError("the checkpoint is empty")
+    if is_original({name: () for name in state_dict}):
+        return opening.network(state_dict, config)
+    if "vector.time.inner.weight" in state_dict:
+        return _by_our_names(state_dict, config)
+    return _by_diffusers_names(state_dict, config)
+
+
+def _by_our_names(state: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> UNet | EncoderUNet:
+    if config is None:
+        raise ValueError("these are guided's own names: give config=, the card's `network` (guided.load reads both)")
+    return opening.own(state, config)
+
+
+def _by_diffusers_names(state: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> UNet:
+    if not any(name.startswith("time_embedding.") for name in state):
+        raise ValueError(
+            f"{opening.UNKNOWN} It names {', '.join(sorted(state)[:5])}, ...; known are the original layout "
+            "(input_blocks.N.M), diffusers' (down_blocks.N.resnets.M) and guided's own"
+        )
+    from guided.zoo import diffusers_open
+
+    return diffusers_open.network(state, config)
+
+
 def shipped(name: str) -> pathlib.Path:
     """The folder of a shipped model; FileNotFoundError if this install lacks it."""
     folder = pathlib.Path(str(importlib.resources.files("guided"))) / "assets" / name
@@ -76,15 +108,16 @@ def shipped(name: str) -> pathlib.Path:
     return folder
 
 
-def _foreign_file(path: pathlib.Path) -> None:
-    """Say why a file is no model: damaged, a pickle, or weights without the card that says what they are."""
-    if path.suffix.lower() == ".safetensors":
-        _safetensors.header(path)
-    else:
-        _safetensors.refuse_pickle(path)
-    if path.suffix.lower() in _WEIGHTS:
-        raise ValueError(
-            f"{path}: weights alone, without a card that says what they are; this version of guided opens its own "
-            "model folders only (`guided inspect` describes the file)"
-        )
+def _file(path: pathlib.Path, pickle: bool, config: Mapping[str, Any] | None) -> Model | NoisyClassifier:
+    """A checkpoint file as a model; ValueError says why it is none: damaged, a pickle, or weights without a card."""
+    if weights.is_pickle(path):
+        if not pickle:
+            _safetensors.refuse_pickle(path)
+        return opening.open_file(path, pickle=True, config=config)
+    if path.name.endswith(weights.INDEX) or path.suffix.lower() == ".safetensors":
+        listed = weights.entries(path)
+        if is_original({name: entry.shape for name, entry in listed.items()}):
+            return opening.open_file(path, config=config)
+    if path.suffix.lower() in _WEIGHTS or path.name.endswith(weights.INDEX):
+        raise ValueError(f"{path}: {opening.UNKNOWN} (`guided inspect` describes the file)")
     raise ValueError(f"{path}: not a model; a model is a folder with card.json and model.safetensors")

@@ -52,7 +52,7 @@ def read(table: Iterable[Pair], state: Mapping[str, Tensor]) -> dict[str, Tensor
 
 def write(table: Iterable[Pair], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A checkpoint's tensors from ours."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for pair in table:
         found |= dict(zip(pair.theirs, pair.form.write(state[pair.ours]), strict=True))
     return found
@@ -78,10 +78,15 @@ class HeadsFirst:
     heads: int
 
     def read(self, parts: Sequence[Tensor]) -> Tensor:
-        return parts[0].unflatten(0, (self.heads, 3, -1)).transpose(0, 1).flatten(0, 2).contiguous()
+        return self._swapped(parts[0], (self.heads, 3))
 
     def write(self, whole: Tensor) -> list[Tensor]:
-        return [whole.unflatten(0, (3, self.heads, -1)).transpose(0, 1).flatten(0, 2).contiguous()]
+        return [self._swapped(whole, (3, self.heads))]
+
+    @staticmethod
+    def _swapped(rows: Tensor, outer: tuple[int, int]) -> Tensor:
+        width = rows.shape[0] // (outer[0] * outer[1])
+        return rows.reshape(*outer, width, *rows.shape[1:]).transpose(0, 1).reshape(rows.shape).contiguous()
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ class Options:
     """What of the layout a `UNetConfig` does not say.
 
     heads_first: each head's query, key and value rows lie together (ADM's older attention order). linear: the
-    projections around a transformer are matrices, else convolutions of size 1. null_row: the last class stands for none.
+    projections around a transformer are matrices, else convolutions of size 1. null_row: their last class stands for
+    none.
     """
 
     heads_first: bool = False

@@ -1,0 +1,67 @@
+"""`guided convert`: the same network in another format."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Annotated
+
+import typer
+
+from guided.cli import common
+
+EXAMPLE = "For example: [bold]guided convert 64x64_diffusion.pt runs/adm-64 --to guided --pickle[/bold]"
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A model: a folder, a run, or a published checkpoint.")],
+    target: Annotated[pathlib.Path, typer.Argument(metavar="DST", help="What is written: a folder, or a file.")],
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="guided (a folder) or original (.safetensors).")],
+    pickle: Annotated[
+        bool, typer.Option("--pickle", help="Read SRC even if it is a pickle (.pt, .ckpt), in a process of its own.")
+    ] = False,
+    config: Annotated[
+        pathlib.Path | None,
+        typer.Option("--config", help="SRC's own config, YAML or JSON; by default the one of its name beside it."),
+    ] = None,
+) -> None:
+    """Write a model in another format; what goes to guided and back is the same bit for bit.
+
+    guided: a model folder. original: one safetensors file with the names of guided-diffusion (input_blocks.N.M).
+    """
+    if to not in FORMATS:
+        raise ValueError(f"--to: expected one of {', '.join(FORMATS)}, got {to!r}")
+    if config is not None and pathlib.Path(source).is_dir():
+        raise ValueError("--config: belongs to a checkpoint file; a model folder has a card")
+    for written in FORMATS[to](source, target, pickle, config):
+        print(common.printable(str(written)))
+
+
+def _to_guided(source: str, target: pathlib.Path, pickle: bool, config: pathlib.Path | None) -> list[pathlib.Path]:
+    from guided import zoo
+    from guided.zoo import weights
+
+    if not pathlib.Path(source).is_file():
+        raise ValueError(f"{source}: --to guided: expected a published checkpoint's file")
+    if target.exists():
+        raise FileExistsError(f"{target}: is there already; choose another name")
+    model = zoo.load(source, pickle=pickle, config=None if config is None else weights.config_of(config))
+    for name, value in (model.card.get("provenance") or {}).get("assumed", {}).items():
+        common.say(f"assumed: {name} = {value} (no tensor says it; --config overrides it)")
+    return [model.save(target)]
+
+
+def _to_original(source: str, target: pathlib.Path, pickle: bool, config: pathlib.Path | None) -> list[pathlib.Path]:
+    from guided import zoo
+    from guided.zoo import export, weights
+
+    said = None if config is None else weights.config_of(config)
+    if pathlib.Path(source).is_file():
+        return export.rewrite(pathlib.Path(source), target, pickle=pickle, config=said)
+    return export.export(zoo.load(source), target)
+
+
+FORMATS: Mapping[str, Callable[[str, pathlib.Path, bool, pathlib.Path | None], list[pathlib.Path]]] = {
+    "guided": _to_guided,
+    "original": _to_original,
+}
