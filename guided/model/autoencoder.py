@@ -15,6 +15,8 @@ from guided import _files, _safetensors
 from guided.model import parts
 
 Shape = tuple[int, ...]
+Stored = tuple[str, Shape, str]
+"""Of a tensor in a folder: its name in the network, its shape and its dtype there."""
 _OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """The names of its attention in the first published folders."""
 
@@ -27,9 +29,9 @@ class AutoencoderKL:
     float32 all the same.
     """
 
-    limit = None
+    limit: float | None = None
 
-    def __init__(self, network: Any, config: Mapping[str, Any], names: Mapping[str, tuple[str, Shape]]) -> None:
+    def __init__(self, network: Any, config: Mapping[str, Any], names: Mapping[str, Stored]) -> None:
         self.network, self.config, self.names = network, dict(config), dict(names)
         self.scale = float(self.config.get("scaling_factor") or 0.18215)
         self.shift = float(self.config.get("shift_factor") or 0.0)
@@ -65,12 +67,15 @@ class AutoencoderKL:
         self.network.to(device)
         return self
 
-    def save(self, folder: pathlib.Path, dtype: torch.dtype = torch.float32) -> str:
-        """Write the folder as diffusers reads it, its tensors as they came but in `dtype`; returns their SHA-256."""
+    def save(self, folder: pathlib.Path, dtype: torch.dtype | None = None) -> str:
+        """Write the folder as diffusers reads it, its tensors as they came or in `dtype`; returns their SHA-256."""
         folder.mkdir(parents=True, exist_ok=True)
         state = self.network.state_dict()
-        tensors = {old: state[new].reshape(shape) for old, (new, shape) in self.names.items()}
-        _safetensors.save(tensors, folder / f"{parts.STEM}.safetensors", dtype)
+        tensors = {
+            old: state[new].reshape(shape).to(dtype or parts.FLOATS[stored])
+            for old, (new, shape, stored) in self.names.items()
+        }
+        _safetensors.save(tensors, folder / f"{parts.STEM}.safetensors")
         _files.write(folder / "config.json", json.dumps(self.config, indent=2) + "\n")
         return _files.sha256(folder / f"{parts.STEM}.safetensors")
 
@@ -99,7 +104,7 @@ def open_autoencoder(folder: pathlib.Path, sha256: str | None = None) -> Autoenc
         raise ValueError(f"{folder}: does not fit its config.json: {difference}")
     state = {names[old]: value.reshape(wanted[names[old]]) for old, value in parts.load(found).items()}
     network.load_state_dict(state, assign=True)
-    known = {old: (new, entries[old].shape) for old, new in names.items()}
+    known = {old: (new, entries[old].shape, entries[old].dtype) for old, new in names.items()}
     return AutoencoderKL(network.eval().requires_grad_(False), values, known)
 
 

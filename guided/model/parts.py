@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from guided import _safetensors
@@ -15,7 +16,8 @@ from guided._compat import ensure_torchvision
 
 STEM = "diffusion_pytorch_model"
 _LIMIT = 1 << 20
-_FLOATS = ("F64", "F32", "F16", "BF16")
+FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""What weights may be stored in: float32 holds all of it."""
 
 
 def read(file: pathlib.Path) -> dict[str, Any]:
@@ -54,11 +56,11 @@ def weights(folder: pathlib.Path) -> _safetensors.Files:
 
 
 def entries(found: _safetensors.Files, folder: pathlib.Path) -> dict[str, _safetensors.Entry]:
-    """The tensors of a part; ValueError unless all are floating-point numbers of 16 bits or more."""
+    """The tensors of a part; ValueError unless all are floating-point numbers of 16 or 32 bits."""
     held = _safetensors.headers(found)
     for name, entry in held.items():
-        if entry.dtype not in _FLOATS:
-            raise ValueError(f"{folder}: {name} is {entry.dtype}, expected one of {', '.join(_FLOATS)}")
+        if entry.dtype not in FLOATS:
+            raise ValueError(f"{folder}: {name} is {entry.dtype}, expected one of {', '.join(FLOATS)}")
     return held
 
 

@@ -49,12 +49,18 @@ class TextEncoder(Protocol):
     own.
     """
 
-    spec: dict[str, Any]
-    key: str
-    width: int
-    vector_width: int
-    length: int
-    null: Null
+    @property
+    def spec(self) -> dict[str, Any]: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def vector_width(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def null(self) -> Null: ...
 
     def __call__(self, texts: Sequence[str]) -> Encoded: ...
 

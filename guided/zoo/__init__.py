@@ -15,7 +15,7 @@ from torch import Tensor
 from guided import _safetensors
 from guided.model import Model, NoisyClassifier, opened
 from guided.nn import EncoderUNet, UNet
-from guided.zoo import opening, weights
+from guided.zoo import diffusers_open, hub, opening, pipeline, weights
 from guided.zoo.recognise import is_original
 
 SHIPPED = ("emoji",)
@@ -25,7 +25,8 @@ _WEIGHTS = (".safetensors", ".gguf", ".onnx")
 def load(
     path_or_id: str | os.PathLike[str], *, pickle: bool = False, config: Mapping[str, Any] | None = None
 ) -> Model | NoisyClassifier:
-    """Open a model: a model folder, the folder of a finished training run, "emoji", the shipped one, or a checkpoint.
+    """Open a model: a folder of ours, of a finished training run or of a diffusers pipeline, a published checkpoint,
+    "emoji", the shipped one, or a pipeline of the hub by its id, owner/name, which is then kept in the hub's cache.
 
     The folder of a classifier of noisy pictures gives a `NoisyClassifier`. The name of a shipped model goes before a
     folder of that name; write ./emoji for the folder. A checkpoint is guided-diffusion's, as .safetensors, as the
@@ -39,14 +40,14 @@ def load(
         model.source = name
         return model
     path = pathlib.Path(name).expanduser()
-    if path.is_dir() and (path / "model_index.json").is_file():
-        from guided.zoo.pipeline import open_pipeline
-
-        return open_pipeline(path)
     if not path.exists():
-        hub = " Models of the hub are not opened by this version." if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else ""
-        raise FileNotFoundError(f"{name}: no such model folder, and no shipped model ({', '.join(SHIPPED)}).{hub}")
-    found = _file(path, pickle, config) if path.is_file() else opened(path)
+        if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+            raise FileNotFoundError(f"{name}: no such model folder, and no shipped model ({', '.join(SHIPPED)}).")
+        path = hub.fetch(name)
+    if (path / pipeline.INDEX).is_file():
+        found: Model | NoisyClassifier = pipeline.open_pipeline(path)
+    else:
+        found = _file(path, pickle, config) if path.is_file() else opened(path)
     if isinstance(found, Model):
         found.source = name
     return found
@@ -95,8 +96,6 @@ def _by_diffusers_names(state: Mapping[str, Tensor], config: Mapping[str, Any] |
             f"{opening.UNKNOWN} It names {', '.join(sorted(state)[:5])}, ...; known are the original layout "
             "(input_blocks.N.M), diffusers' (down_blocks.N.resnets.M) and guided's own"
         )
-    from guided.zoo import diffusers_open
-
     return diffusers_open.network(state, config)
 
 

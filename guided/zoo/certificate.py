@@ -16,7 +16,8 @@ from guided.model import parts
 from guided.nn import UNet
 from guided.nn.embeddings import Sinusoid
 from guided.text import locate
-from guided.zoo.pipeline import Facts, facts, read_unet
+from guided.zoo import diffusers_open
+from guided.zoo.pipeline import Facts, facts
 
 LEVELS = (0.001, 0.2, 0.5, 0.8, 0.999)
 """Where the two networks are compared, as shares of the trained levels."""
@@ -100,7 +101,7 @@ def certificate(said: Facts) -> str:
 def parity(said: Facts) -> dict[float, float]:
     """The relative difference at each of `LEVELS`."""
     diffusers = parts.diffusers("--verify compares with diffusers itself")
-    ours = read_unet(said.folder / "unet", said.unet, said.config)
+    ours, _ = diffusers_open.folder(said.folder / "unet", said.config)
     with parts.quiet(diffusers), torch.device("meta"):
         theirs = diffusers.UNet2DConditionModel.from_config(said.unet).eval()
     theirs.load_state_dict(parts.load(parts.weights(said.folder / "unet")), assign=True)

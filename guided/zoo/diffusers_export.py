@@ -19,15 +19,15 @@ from guided.zoo import diffusers_names as names
 from guided.zoo import names as tables
 from guided.zoo.counterpart import from_config
 from guided.zoo.diffusers_config import to_config
-from guided.zoo.pipeline import INDEX
+from guided.zoo.pipeline import INDEX, LAYOUT
 
 
-def export(what: Model | UNet, folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> pathlib.Path:
+def export(what: Model | UNet, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> pathlib.Path:
     """Write a network as a UNet2DConditionModel's folder, or a model that came from diffusers as a pipeline's.
 
     Whole or not at all; what stood at `folder` before is replaced then, if it was one of diffusers. dtype: of the
-    weights; that of the file they came from gives its tensors bit for bit. Raises ValueError naming the block, or the
-    part of a model, that has no counterpart; OSError where the disk is full.
+    weights; None gives them as they came, tensor by tensor and bit for bit, or in float32. Raises ValueError naming the
+    block, or the part of a model, that has no counterpart; OSError where the disk is full.
     """
     place = pathlib.Path(folder)
     known = (place / INDEX).is_file() or (place / "config.json").is_file()
@@ -35,26 +35,29 @@ def export(what: Model | UNet, folder: str | os.PathLike[str], dtype: torch.dtyp
         raise ValueError(f"{place}: holds something other than a pipeline; choose a new folder")
     if isinstance(what, UNet):
         with _files.folder(place) as aside:
-            _network(what, aside, from_config(what.config), dtype)
+            _network(what, aside, from_config(what.config), {"dtype": dtype})
         return place
     _model(what, place, dtype)
     return place
 
 
-def _network(network: UNet, folder: pathlib.Path, values: Mapping[str, Any], dtype: torch.dtype) -> None:
-    """The `unet` folder of a network whose config.json is `values`."""
+def _network(network: UNet, folder: pathlib.Path, values: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """The `unet` folder of a network whose config.json is `values`; stored: the usual dtype, and others by name."""
     pairs = names.table(network, bool(values.get("use_linear_projection", False)))
     state = network.state_dict()
     left = tables.lost(pairs, state)
     if left:
         raise ValueError(f"{left[0]}: UNet2DConditionModel has no place for it, and it is not zero")
     folder.mkdir(parents=True, exist_ok=True)
-    _safetensors.save(tables.write(pairs, state), folder / f"{parts.STEM}.safetensors", dtype)
+    usual, others = stored["dtype"] or torch.float32, stored.get("dtypes", {})
+    tensors = {name: value.to(others.get(name, usual)) for name, value in tables.write(pairs, state).items()}
+    _safetensors.save(tensors, folder / f"{parts.STEM}.safetensors")
     _json(folder / "config.json", values)
 
 
-def _model(model: Model, place: pathlib.Path, dtype: torch.dtype) -> None:
+def _model(model: Model, place: pathlib.Path, dtype: torch.dtype | None) -> None:
     network, layout = model.denoiser.network, model.card.get("layout") or {}
+    layout = layout if layout.get("name") == LAYOUT else {}
     assert isinstance(network, UNet)
     said = model.denoiser.parametrization
     if not isinstance(said, Framed) or not isinstance(said.frame, DDPM):
@@ -71,7 +74,7 @@ def _model(model: Model, place: pathlib.Path, dtype: torch.dtype) -> None:
     spec = model.encoders["text"].spec if "text" in model.encoders else None
     copies = towers.portable(spec)[1] if layout.get("index") else {}
     with _files.folder(place) as aside:
-        _network(network, aside / "unet", values, dtype)
+        _network(network, aside / "unet", values, {"dtype": dtype} if dtype else _stored(layout))
         for name, entries in schedulers.items():
             (aside / name).mkdir()
             _json(aside / name / "scheduler_config.json", entries)
@@ -85,6 +88,12 @@ def _model(model: Model, place: pathlib.Path, dtype: torch.dtype) -> None:
                 for name, v in index.items()
             }
             _json(aside / INDEX, kept)
+
+
+def _stored(layout: Mapping[str, Any]) -> dict[str, Any]:
+    """The dtypes that weights came in, as a card has them."""
+    others = {name: parts.FLOATS[kind] for name, kind in (layout.get("dtypes") or {}).items()}
+    return {"dtype": parts.FLOATS[layout.get("dtype", "F32")], "dtypes": others}
 
 
 def _scheduler(said: Framed) -> dict[str, Any]:

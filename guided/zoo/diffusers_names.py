@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 
@@ -61,7 +61,7 @@ def block(name: str) -> str:
     return ".".join(parts[:3]) if parts[0] == "mid_block" else parts[0]
 
 
-def difference(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str | None:
+def difference(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str | None:
     """How the tensors of a file differ from those expected, block by block; None where they do not."""
     lines: dict[str, list[str]] = {}
     for name in expected:

@@ -7,20 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from guided.codec import Codec, Pixels
 from guided.denoiser import Denoiser, Eps, LearnedVariance, Parametrization, V
 from guided.frames import DDPM, Framed
 from guided.model import Model, parts
 from guided.model.autoencoder import open_autoencoder
 from guided.model.conditioning import LazyEncoder
-from guided.nn import UNet, UNetConfig
-from guided.zoo import diffusers_names as names
-from guided.zoo import names as tables
+from guided.nn import UNetConfig
+from guided.zoo import diffusers_open
 from guided.zoo.diffusers_config import complete, to_config
+from guided.zoo.weights import floats
 
 INDEX = "model_index.json"
+LAYOUT = "diffusers"
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Facts:
     predicts: Parametrization
     low: dict[str, Any] | None
     vae: dict[str, Any] | None
-    assumed: list[str] = field(default_factory=list)
+    assumed: dict[str, Any] = field(default_factory=dict)
 
     @property
     def factor(self) -> int:
@@ -88,7 +87,7 @@ class Facts:
     @property
     def size(self) -> list[int]:
         """[H, W] of its pictures, in pixels."""
-        side = self.unet.get("sample_size")
+        side: Any = self.unet.get("sample_size")
         sides = list(side) if isinstance(side, list | tuple) else [side, side]
         if len(sides) != 2 or not all(type(one) is int and 1 <= one <= 8192 // self.factor for one in sides):
             raise ValueError(f"{self.folder / 'unet'}: sample_size: expected one or two sides, got {side!r:.80}")
@@ -119,7 +118,7 @@ def facts(folder: pathlib.Path) -> Facts:
         raise ValueError(
             f"{folder / 'scheduler'}: prediction_type: expected one of {', '.join(_PREDICTS)}, got {predicts!r:.80}"
         )
-    assumed += [] if "prediction_type" in scheduler else ["prediction_type: epsilon"]
+    assumed |= {} if "prediction_type" in scheduler else {"prediction_type": "epsilon"}
     low = None if kind.low is None else _scheduler(folder / kind.low / "scheduler_config.json")[0]
     full = complete(unet)
     said = Facts(
@@ -158,7 +157,7 @@ def _fits(kind: Kind, config: UNetConfig) -> None:
         raise ValueError(f"down_block_types: {kind.family}: the blocks are of another family")
 
 
-def _scheduler(file: pathlib.Path) -> tuple[dict[str, Any], DDPM, list[str]]:
+def _scheduler(file: pathlib.Path) -> tuple[dict[str, Any], DDPM, dict[str, Any]]:
     """A scheduler's config, the noise levels it says, and what it leaves to be assumed."""
     values = parts.read(file)
     for entry, allowed in _REFUSED.items():
@@ -178,26 +177,11 @@ def _scheduler(file: pathlib.Path) -> tuple[dict[str, Any], DDPM, list[str]]:
             f"{file}: beta_schedule: expected one of {', '.join(_SCHEDULES)}, got {given['schedule']!r:.80}"
         )
     names = {"schedule": "beta_schedule", "start": "beta_start", "end": "beta_end", "steps": "num_train_timesteps"}
-    assumed = [f"{name}: {given[key]}" for key, name in names.items() if name not in values]
+    assumed = {name: given[key] for key, name in names.items() if name not in values}
     try:
         return values, DDPM(**{**given, "schedule": _SCHEDULES[given["schedule"]]}), assumed
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file}: {error}") from None
-
-
-def read_unet(folder: pathlib.Path, values: Mapping[str, Any], config: UNetConfig) -> UNet:
-    """A network with the weights of a `unet` folder, in float32. Raises ValueError naming the blocks that differ."""
-    found = parts.weights(folder)
-    entries = parts.entries(found, folder)
-    with torch.device("meta"):
-        network = UNet(config)
-    pairs = names.table(network, bool(values.get("use_linear_projection", False)))
-    has = {name: entry.shape for name, entry in entries.items()}
-    difference = names.difference(names.shapes(pairs, network), has)
-    if difference is not None:
-        raise ValueError(f"{folder}: does not fit its config.json: {difference}")
-    network.load_state_dict(tables.read(pairs, parts.load(found)), assign=True)
-    return network.eval().requires_grad_(False)
 
 
 def open_pipeline(folder: pathlib.Path) -> Model:
@@ -209,12 +193,12 @@ def open_pipeline(folder: pathlib.Path) -> Model:
     said = facts(folder)
     spec = _text_spec(said)
     codec: Codec = Pixels() if said.vae is None else open_autoencoder(folder / "vae")
-    network = read_unet(folder / "unet", said.unet, said.config)
+    network, dtypes = diffusers_open.folder(folder / "unet", said.config)
     frame = said.schedule
     learned = said.config.out_channels == 2 * said.config.in_channels
     kind = LearnedVariance if learned else Denoiser
     denoiser = kind(network, Framed(frame, said.predicts), frame.lo, frame.hi)
-    return Model(denoiser, codec, {"text": LazyEncoder(spec)}, _card(said), source=str(folder))
+    return Model(denoiser, codec, {"text": LazyEncoder(spec)}, _card(said, dtypes), source=str(folder))
 
 
 def _text_spec(said: Facts) -> dict[str, Any]:
@@ -230,7 +214,7 @@ def _text_spec(said: Facts) -> dict[str, Any]:
     return {"towers": towers, "null": "zeros" if zeros else "empty", "length": None if said.kind.latent else 77}
 
 
-def _card(said: Facts) -> dict[str, Any]:
+def _card(said: Facts, dtypes: Mapping[str, str]) -> dict[str, Any]:
     edge: dict[str, Any] = {}
     if said.config.vector_width:
         edge["sizes"] = said.unet["addition_time_embed_dim"]
@@ -239,7 +223,9 @@ def _card(said: Facts) -> dict[str, Any]:
         edge["low"] = {key: getattr(schedule, key) for key in ("schedule", "start", "end", "steps")}
     if said.kind.paint:
         edge["paint"] = True
-    layout = {"format": "diffusers", "index": said.index, "unet": said.unet, "scheduler": said.scheduler}
+    usual, others = floats(dtypes)
+    layout: dict[str, Any] = {"name": LAYOUT, "dtype": usual, "dtypes": others}
+    layout |= {"index": said.index, "unet": said.unet, "scheduler": said.scheduler}
     layout |= {} if said.low is None else {str(said.kind.low): said.low}
     return {
         "name": said.folder.resolve().name,

@@ -49,4 +49,4 @@ def test_what_inspect_says(folders: dict[str, Path], capsys: Any) -> None:
 def test_what_was_assumed_is_told(folders: dict[str, Path], tmp_path: Path) -> None:
     copy = pipelines.copied(folders["sd-1.5"], tmp_path / "copy")
     pipelines.edit(copy / "scheduler" / "scheduler_config.json", prediction_type=None, num_train_timesteps=None)
-    assert describe(copy)["assumed"] == ["num_train_timesteps: 1000", "prediction_type: epsilon"]
+    assert describe(copy)["assumed"] == {"num_train_timesteps": 1000, "prediction_type": "epsilon"}

@@ -18,7 +18,6 @@ from guided.denoiser import Denoiser, Eps, V
 from guided.frames import DDPM, Framed
 from guided.model import Model
 from guided.nn import UNet, UNetConfig, preset
-from guided.zoo import pipeline
 from guided.zoo.counterpart import from_config
 from guided.zoo.diffusers_config import to_config
 from tests.nn.tools import awake, inputs
@@ -65,12 +64,14 @@ def test_weights_of_16_bits_come_out_as_they_went_in(tmp_path: Path) -> None:
     model = guided.load(tmp_path / "source")
     assert isinstance(model, Model)
     assert all(value.dtype == torch.float32 for value in model.denoiser.network.state_dict().values())
-    out = zoo.to_diffusers(model, tmp_path / "out", torch.float16)
+    out = zoo.to_diffusers(model, tmp_path / "out")
     for part, theirs in (("unet", pipe.unet), ("vae", pipe.vae)):
         written = load_file(out / part / WEIGHTS)
         assert written.keys() == theirs.state_dict().keys()
         assert all(torch.equal(value, written[key]) for key, value in theirs.state_dict().items())
     assert model.generate("a cat", steps=1).tensor.isfinite().all()
+    wide = load_file(zoo.to_diffusers(model, tmp_path / "wide", torch.float32) / "unet" / WEIGHTS)
+    assert all(value.dtype == torch.float32 for value in wide.values())
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -143,7 +144,7 @@ def test_a_network_of_our_own_goes_out_and_comes_back(config: UNetConfig, tmp_pa
     ).sample
     assert (network(x, t, cond) - want).norm() < 1e-5 * want.norm()
     values = json.loads((out / "config.json").read_text())
-    again = pipeline.read_unet(out, values, to_config(values))
+    again = zoo.network(load_file(out / WEIGHTS), values)
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in network.state_dict().items())
 
 
