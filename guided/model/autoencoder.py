@@ -14,9 +14,8 @@ from torch import Tensor
 from guided import _files, _safetensors
 from guided.model import parts
 
-Shape = tuple[int, ...]
-Stored = tuple[str, Shape, str]
-"""Of a tensor in a folder: its name in the network, its shape and its dtype there."""
+Stored = tuple[str, str]
+"""Of a tensor in a folder: its name in the network, and its dtype."""
 _OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """The names of its attention in the first published folders."""
 
@@ -71,10 +70,7 @@ class AutoencoderKL:
         """Write the folder as diffusers reads it, its tensors as they came or in `dtype`; returns their SHA-256."""
         folder.mkdir(parents=True, exist_ok=True)
         state = self.network.state_dict()
-        tensors = {
-            old: state[new].reshape(shape).to(dtype or parts.FLOATS[stored])
-            for old, (new, shape, stored) in self.names.items()
-        }
+        tensors = {old: state[new].to(dtype or parts.FLOATS[stored]) for old, (new, stored) in self.names.items()}
         _safetensors.save(tensors, folder / f"{parts.STEM}.safetensors")
         _files.write(folder / "config.json", json.dumps(self.config, indent=2) + "\n")
         return _files.sha256(folder / f"{parts.STEM}.safetensors")
@@ -98,13 +94,11 @@ def open_autoencoder(folder: pathlib.Path, sha256: str | None = None) -> Autoenc
             raise ValueError(f"{folder / 'config.json'}: {error}") from None
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     names = {old: _modern(old) for old in entries}
-    has = {new: _squeezed(entries[old].shape, wanted.get(new)) for old, new in names.items()}
-    difference = _safetensors.compare(wanted, has)
+    difference = _safetensors.compare(wanted, {new: entries[old].shape for old, new in names.items()})
     if difference is not None:
         raise ValueError(f"{folder}: does not fit its config.json: {difference}")
-    state = {names[old]: value.reshape(wanted[names[old]]) for old, value in parts.load(found).items()}
-    network.load_state_dict(state, assign=True)
-    known = {old: (new, entries[old].shape, entries[old].dtype) for old, new in names.items()}
+    network.load_state_dict({names[old]: value for old, value in parts.load(found).items()}, assign=True)
+    known = {old: (new, entries[old].dtype) for old, new in names.items()}
     return AutoencoderKL(network.eval().requires_grad_(False), values, known)
 
 
@@ -113,8 +107,3 @@ def _modern(name: str) -> str:
     if len(words) > 2 and "attentions" in words and words[-2] in _OLD:
         return ".".join([*words[:-2], _OLD[words[-2]], words[-1]])
     return name
-
-
-def _squeezed(shape: Shape, wanted: Shape | None) -> Shape:
-    # The first folders hold the attention's matrices as such, or as convolutions of size 1.
-    return wanted if wanted is not None and shape == (*wanted, 1, 1) else shape

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from guided import _safetensors
 from guided.codec import Codec, Pixels
 from guided.denoiser import Denoiser, Eps, LearnedVariance, Parametrization, V
 from guided.frames import DDPM, Framed
@@ -14,6 +15,7 @@ from guided.model import Model, parts
 from guided.model.autoencoder import open_autoencoder
 from guided.model.conditioning import LazyEncoder
 from guided.nn import UNetConfig
+from guided.text import locate, tokenizer_folder
 from guided.zoo import diffusers_open
 from guided.zoo.diffusers_config import complete, to_config
 from guided.zoo.weights import floats
@@ -207,6 +209,9 @@ def _text_spec(said: Facts) -> dict[str, Any]:
     for i, tower in enumerate(said.kind.text):
         folder = said.folder / ("text_encoder" if i == 0 else f"text_encoder_{i + 1}")
         parts.read(folder / "config.json")
+        found = locate(str(folder))
+        tokenizer_folder(folder)
+        _safetensors.headers(_safetensors.Files(found.weights))
         if said.index[folder.name][1] == "T5EncoderModel" and said.kind.latent:
             raise ValueError(f"{said.folder / INDEX}: {folder.name}: {said.kind.family} reads CLIP, not T5")
         towers.append({"from": str(folder), **tower})

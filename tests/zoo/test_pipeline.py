@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import guided
@@ -16,6 +18,7 @@ from guided.cli import main
 from guided.cond import Cond
 from guided.guide import cfg
 from guided.model import Model
+from guided.model.autoencoder import AutoencoderKL
 from guided.model.conditioning import encode
 from guided.noise import Noise
 from tests.zoo import pipelines
@@ -212,3 +215,65 @@ def test_the_null_is_the_empty_prompt_or_zeros(opened: dict[str, Model]) -> None
         assert torch.equal(seen.tokens[0], seen.tokens[2])
         if not zeros:
             assert torch.equal(seen.tokens[0], model.encoders["text"]([""]).tokens[0])
+
+
+def test_the_names_of_the_first_published_folders(
+    folders: dict[str, Path], opened: dict[str, Model], tmp_path: Path
+) -> None:
+    """The text tower within a `text_model` with its positions, the autoencoder's attention by its old names."""
+    folder = pipelines.copied(folders["sd-1.5"], tmp_path / "it")
+    text, vae = folder / "text_encoder" / "model.safetensors", folder / "vae" / "diffusion_pytorch_model.safetensors"
+    state = {f"text_model.{name}": value for name, value in load_file(text).items()}
+    state["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    save_file(state, text, {"format": "pt"})
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = load_file(vae)
+    for new, name in old.items():
+        for key in [key for key in state if f"attentions.0.{new}." in key]:
+            state[key.replace(new, name)] = state.pop(key)
+    assert any("proj_attn" in name for name in state)
+    save_file(state, vae)
+    model = guided.load(folder)
+    assert isinstance(model, Model)
+    drawn = (m.generate(PROMPT, steps=2, seed=1).tensor for m in (model, opened["sd-1.5"]))
+    assert torch.equal(*drawn)
+    out = guided.zoo.to_diffusers(model, tmp_path / "out")
+    again = load_file(out / "vae" / vae.name)
+    assert again.keys() == state.keys() and all(torch.equal(value, again[name]) for name, value in state.items())
+    assert diffusers.StableDiffusionPipeline.from_pretrained(out).vae is not None
+
+
+def test_half_precision_that_overflows_is_decoded_again(opened: dict[str, Model]) -> None:
+    codec = opened["sd-1.5"].codec
+    assert isinstance(codec, AutoencoderKL)
+    x = torch.randn(1, 4, 8, 8)
+    plain = codec.decode(x)
+    codec.config["force_upcast"], codec.autocast = False, torch.bfloat16
+    half = codec.decode(x)
+    assert 0 < float((half - plain).norm() / plain.norm()) < 0.1
+    codec.config["force_upcast"] = True
+    assert torch.equal(codec.decode(x), plain)
+    # Of weights a thousand times as large float16 holds no picture.
+    network = copy.deepcopy(codec.network)
+    with torch.no_grad():
+        network.decoder.conv_in.weight.mul_(1e6)
+    wild = AutoencoderKL(network, {**codec.config, "force_upcast": False}, codec.names)
+    exact = wild.decode(x)
+    wild.autocast = torch.float16
+    with pytest.warns(UserWarning, match="overflows in torch.float16: once more in float32"):
+        assert torch.equal(wild.decode(x), exact)
+    codec.autocast = None
+
+
+def test_what_a_picture_of_another_size_is_told(opened: dict[str, Model]) -> None:
+    """SDXL hears the size of the picture that is drawn, in pixels."""
+    model = opened["sdxl-base"]
+    assert model.denoiser.edge is not None
+    cond = encode(model.encoders["text"], [PROMPT])
+    seen = model.denoiser.edge(torch.zeros(1, 4, 6, 10), cond)
+    network = pipelines.unet("sdxl-base")
+    six = torch.tensor([12.0, 20, 0, 0, 12, 20])
+    assert cond.vector is not None and seen.vector is not None
+    assert torch.allclose(seen.vector[0, 10:], network.add_time_proj(six).flatten(), atol=1e-6)
+    assert torch.equal(seen.vector[0, :10], cond.vector[0])
+    assert model.generate(PROMPT, steps=1, size=(12, 20)).tensor.shape == (1, 3, 12, 20)
