@@ -52,7 +52,7 @@ class AutoencoderKL:
 
     def _guarded(self, run: Any, given: Tensor) -> Tensor:
         given = given.to(next(self.network.parameters()))
-        if self.autocast is not None and not self.config.get("force_upcast", True):
+        if self.autocast is not None and not self.config.get("force_upcast"):
             with torch.autocast(given.device.type, self.autocast):
                 found: Tensor = run(given).float()
             if bool(found.isfinite().all()):

@@ -135,6 +135,13 @@ class Model:
         self._set_edge()
         return self
 
+    def compute_in(self, dtype: torch.dtype | None) -> Model:
+        """Compute in a dtype by autocast, network and autoencoder, None: in their own; the state stays as it is."""
+        self.denoiser.autocast = dtype
+        if isinstance(self.codec, AutoencoderKL):
+            self.codec.autocast = dtype
+        return self
+
     def early(self) -> Denoiser | None:
         """The early snapshot as a denoiser of its own (the weak one of autoguidance), None where there is none."""
         if self._early is None:

@@ -16,7 +16,8 @@ from tests.faults.perturbing import PERTURBING
 from tests.faults.rooms import ROOMS
 from tests.faults.solvers import SOLVERS
 from tests.faults.train import TRAIN
+from tests.faults.zoo_diffusers import ZOO_DIFFUSERS
 
-FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS]
+FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *ZOO_DIFFUSERS]
 
 __all__ = ["FAULTS", "ROOT", "Fault", "caught"]

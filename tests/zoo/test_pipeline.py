@@ -243,6 +243,17 @@ def test_the_names_of_the_first_published_folders(
     assert diffusers.StableDiffusionPipeline.from_pretrained(out).vae is not None
 
 
+@torch.no_grad()
+def test_the_decoder_is_theirs(folders: dict[str, Path], opened: dict[str, Model]) -> None:
+    codec = opened["x4-upscaler"].codec
+    theirs = diffusers.AutoencoderKL.from_pretrained(folders["x4-upscaler"], subfolder="vae").eval()
+    assert codec.factor == 4 and codec.limit is None  # type: ignore[attr-defined]
+    x, picture = torch.randn(2, 4, 6, 5), torch.rand(2, 3, 24, 20) * 2 - 1
+    scale = theirs.config.scaling_factor
+    assert scale == 0.08333 and torch.allclose(codec.decode(x), theirs.decode(x / scale).sample, atol=1e-6)
+    assert torch.allclose(codec.encode(picture), theirs.encode(picture).latent_dist.mean * scale, atol=1e-6)
+
+
 def test_half_precision_that_overflows_is_decoded_again(opened: dict[str, Model]) -> None:
     codec = opened["sd-1.5"].codec
     assert isinstance(codec, AutoencoderKL)
