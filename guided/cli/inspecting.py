@@ -177,7 +177,7 @@ def _model(path: pathlib.Path, verify: bool) -> dict[str, Any]:
         "network": card["network"].get("class"),
         "parametrization": card["parametrization"],
         "range": card["range"],
-        "text": None if text is None else text if isinstance(text, str) else text.get("from"),
+        "text": text if text is None or isinstance(text, str) else text.get("from") or _towers(text),
         "defaults": card.get("defaults"),
         "data": card.get("data"),
         "metrics": card.get("metrics"),
@@ -185,6 +185,10 @@ def _model(path: pathlib.Path, verify: bool) -> dict[str, Any]:
         "checksums": "right" if verify else None,
     }
     return {name: value for name, value in facts.items() if value not in (None, {}, [])}
+
+
+def _towers(text: Mapping[str, Any]) -> list[str]:
+    return [str(tower.get("from")) for tower in text.get("towers", [])]
 
 
 def _drawn(card: Mapping[str, Any]) -> str:

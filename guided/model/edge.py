@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from guided.codec import Codec
 from guided.cond import Cond
@@ -143,3 +143,13 @@ def of(values: Mapping[str, Any], config: UNetConfig, codec: Codec, encoder: Tex
         low=schedule,
         blank=codec if paint else None,
     )
+
+
+def painting(codec: Codec, pictures: Tensor, mask: Tensor) -> Tensor:
+    """The image condition of an inpainting model: a mask and masked latents, (B, 1 + C, h, w).
+
+    pictures (B, 3, H, W) in [-1, 1]; mask (B or 1, 1, H, W), 1 where the picture may change.
+    """
+    free = (mask > 0.5).to(pictures).expand(len(pictures), -1, -1, -1)
+    known = codec.encode(torch.where(free > 0, 0.0, pictures))
+    return torch.cat((nn.functional.interpolate(free, known.shape[2:]), known), 1)

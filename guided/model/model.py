@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from guided._files import checksum
 from guided.codec import Codec
 from guided.denoiser import Denoiser
 from guided.guide import Guide, Term
@@ -30,6 +31,7 @@ class Model:
 
     card: JSON; `size` [H, W] is needed, `name`, `classes`, `defaults` (steps, w, solver), `mean` (of the data, one
     number a channel), recipe, data, metrics and provenance as they are known. early: the weights of an early snapshot.
+    files: the weights files that the network came from, if not a folder of ours.
     Raises ValueError where the parts do not fit together.
     """
 
@@ -42,6 +44,7 @@ class Model:
         *,
         early: Mapping[str, Tensor] | None = None,
         source: str | None = None,
+        files: Sequence[pathlib.Path] | None = None,
     ) -> None:
         self.denoiser = denoiser.eval()
         self.codec = codec
@@ -50,6 +53,7 @@ class Model:
         self.source = source
         self._early = early
         self._hash: str | None = None
+        self._files = files
         store.fitting(self.card, self.encoders, denoiser.network)
         self._set_edge()
 
@@ -118,9 +122,9 @@ class Model:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the weights: of `model.safetensors` where it was opened from a folder or saved in float32."""
+        """SHA-256 of the weights: of the file it was opened from, or of `model.safetensors` if saved in float32."""
         if self._hash is None:
-            self._hash = store.hash_of(self.denoiser.network)
+            self._hash = store.hash_of(self.denoiser.network) if self._files is None else checksum(self._files)
         return self._hash
 
     def to(self, device: torch.device | str) -> Model:

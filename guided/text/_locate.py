@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import re
 from dataclasses import dataclass
@@ -39,8 +38,7 @@ class Found:
 
     def checksum(self) -> str:
         """SHA-256 of the weights: of the file, or of the digests of the shards in order."""
-        digests = [_files.sha256(path) for path in self.weights]
-        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+        return _files.checksum(self.weights)
 
 
 def locate(name: str) -> Found:

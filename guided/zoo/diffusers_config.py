@@ -226,8 +226,7 @@ def _text(full: Mapping[str, Any], kind: str, fields: Mapping[str, Any]) -> dict
         "token_width": read,
         "cross_width": width if full["encoder_hid_dim"] else None,
         "pool_heads": pool,
-        # A level without attention has nothing to leave out.
-        "text_only": [bool(o and d) for o, d in zip(only, fields["depth"], strict=True)] if any(only) else (),
+        "text_only": [bool(one) for one in only] if any(only) else (),
         "middle_text_only": bool(middle) and kind == "added",
         "context_norm": kind == "added" and full["cross_attention_norm"] == "group_norm",
     }

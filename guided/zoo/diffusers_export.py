@@ -60,14 +60,14 @@ def _model(model: Model, place: pathlib.Path, dtype: torch.dtype | None) -> None
     layout = layout if layout.get("name") == LAYOUT else {}
     assert isinstance(network, UNet)
     said = model.denoiser.parametrization
+    values = layout.get("unet") or from_config(network.config)
+    if "unet" in layout and to_config(values, network.config.in_channels) != network.config:
+        raise ValueError("layout: unet: the card's is the config of another network")
     if not isinstance(said, Framed) or not isinstance(said.frame, DDPM):
         raise ValueError(
             f"parametrization: {said!r}: no scheduler of diffusers shows a network its noise level so; the network "
             "alone goes out by to_diffusers(model.denoiser.network, folder)"
         )
-    values = layout.get("unet") or from_config(network.config)
-    if to_config(values, network.config.in_channels) != network.config:
-        raise ValueError("layout: unet: the card's is the config of another network")
     index = dict(layout.get("index") or {"_class_name": "UNet2DConditionModel"})
     schedulers = {"scheduler": layout.get("scheduler") or _scheduler(said)}
     schedulers |= {name: layout[name] for name in ("low_res_scheduler", "image_noising_scheduler") if name in layout}

@@ -200,7 +200,8 @@ def open_pipeline(folder: pathlib.Path) -> Model:
     learned = said.config.out_channels == 2 * said.config.in_channels
     kind = LearnedVariance if learned else Denoiser
     denoiser = kind(network, Framed(frame, said.predicts), frame.lo, frame.hi)
-    return Model(denoiser, codec, {"text": LazyEncoder(spec)}, _card(said, dtypes), source=str(folder))
+    files = parts.weights(folder / "unet").paths
+    return Model(denoiser, codec, {"text": LazyEncoder(spec)}, _card(said, dtypes), source=str(folder), files=files)
 
 
 def _text_spec(said: Facts) -> dict[str, Any]:
