@@ -97,7 +97,7 @@ def open_autoencoder(folder: pathlib.Path, sha256: str | None = None) -> Autoenc
     difference = _safetensors.compare(wanted, {new: entries[old].shape for old, new in names.items()})
     if difference is not None:
         raise ValueError(f"{folder}: does not fit its config.json: {difference}")
-    network.load_state_dict({names[old]: value for old, value in parts.load(found).items()}, assign=True)
+    network.load_state_dict({names[old]: value.float() for old, value in parts.load(found).items()}, assign=True)
     known = {old: (new, entries[old].dtype) for old, new in names.items()}
     return AutoencoderKL(network.eval().requires_grad_(False), values, known)
 

@@ -65,8 +65,8 @@ def entries(found: _safetensors.Files, folder: pathlib.Path) -> dict[str, _safet
 
 
 def load(found: _safetensors.Files) -> dict[str, Tensor]:
-    """All tensors of a part, in float32."""
-    return {name: value.float() for path in found.paths for name, value in _safetensors.load(path).items()}
+    """All tensors of a part, as they are stored."""
+    return {name: value for path in found.paths for name, value in _safetensors.load(path).items()}
 
 
 def diffusers(need: str) -> Any:

@@ -40,12 +40,13 @@ def load(
         model.source = name
         return model
     path = pathlib.Path(name).expanduser()
+    found: Model | NoisyClassifier
     if not path.exists():
         if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
             raise FileNotFoundError(f"{name}: no such model folder, and no shipped model ({', '.join(SHIPPED)}).")
-        path = hub.fetch(name)
-    if (path / pipeline.INDEX).is_file():
-        found: Model | NoisyClassifier = pipeline.open_pipeline(path)
+        found = pipeline.open_pipeline(hub.fetch(name), name)
+    elif (path / pipeline.INDEX).is_file():
+        found = pipeline.open_pipeline(path)
     else:
         found = _file(path, pickle, config) if path.is_file() else opened(path)
     if isinstance(found, Model):

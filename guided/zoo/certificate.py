@@ -104,7 +104,8 @@ def parity(said: Facts) -> dict[float, float]:
     ours, _ = diffusers_open.folder(said.folder / "unet", said.config)
     with parts.quiet(diffusers), torch.device("meta"):
         theirs = diffusers.UNet2DConditionModel.from_config(said.unet).eval()
-    theirs.load_state_dict(parts.load(parts.weights(said.folder / "unet")), assign=True)
+    stored = parts.load(parts.weights(said.folder / "unet"))
+    theirs.load_state_dict({name: value.float() for name, value in stored.items()}, assign=True)
     x, cond, given = _inputs(said, ours)
     whole = x if cond.image is None else torch.cat((x, cond.image), 1)
     found = {}

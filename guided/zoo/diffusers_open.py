@@ -12,7 +12,6 @@ from torch import Tensor
 from guided.model import parts
 from guided.nn import UNet, UNetConfig
 from guided.zoo import diffusers_names as names
-from guided.zoo import names as tables
 from guided.zoo.diffusers_config import to_config
 from guided.zoo.families import FAMILIES
 from guided.zoo.opening import dtypes_of
@@ -26,7 +25,8 @@ def network(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     found = _published(shapes) if config is None else to_config(config)
     dtypes_of(state)
-    return filled(found, {name: value.to(torch.float32, copy=True) for name, value in state.items()})
+    # Copies in any case: who trains the network must not change the caller's tensors.
+    return filled(found, dict(state), copy=True)
 
 
 def folder(place: pathlib.Path, config: UNetConfig) -> tuple[UNet, dict[str, str]]:
@@ -43,13 +43,17 @@ def folder(place: pathlib.Path, config: UNetConfig) -> tuple[UNet, dict[str, str
     return made, {name: entry.dtype for name, entry in entries.items()}
 
 
-def filled(config: UNetConfig, state: Mapping[str, Tensor]) -> UNet:
-    """A network with these tensors of float32, which it takes for its own where it can."""
+def filled(config: UNetConfig, state: dict[str, Tensor], copy: bool = False) -> UNet:
+    """A network with these tensors in float32; each is let go once it is read, so that no two copies of all exist."""
     with torch.device("meta"):
         made = UNet(config)
-    fitting(made, {name: tuple(value.shape) for name, value in state.items()})
-    pairs = names.table(made, _linear({name: tuple(value.shape) for name, value in state.items()}))
-    made.load_state_dict(tables.read(pairs, state), assign=True)
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    fitting(made, shapes)
+    own = {}
+    for pair in names.table(made, _linear(shapes)):
+        whole = pair.form.read([state.pop(name) for name in pair.theirs])
+        own[pair.ours] = whole.to(torch.float32, copy=copy)
+    made.load_state_dict(own, assign=True)
     return made.eval().requires_grad_(False)
 
 

@@ -186,9 +186,10 @@ def _scheduler(file: pathlib.Path) -> tuple[dict[str, Any], DDPM, dict[str, Any]
         raise ValueError(f"{file}: {error}") from None
 
 
-def open_pipeline(folder: pathlib.Path) -> Model:
+def open_pipeline(folder: pathlib.Path, name: str | None = None) -> Model:
     """The model of a pipeline folder: weights in float32, its encoders opened with the first prompt.
 
+    name: what it is called, if not as its folder; of a snapshot of the hub, whose folder is called by its revision.
     Raises FileNotFoundError, or ValueError naming what is damaged, of another kind, or does not fit; nothing
     half-loads.
     """
@@ -201,7 +202,10 @@ def open_pipeline(folder: pathlib.Path) -> Model:
     kind = LearnedVariance if learned else Denoiser
     denoiser = kind(network, Framed(frame, said.predicts), frame.lo, frame.hi)
     files = parts.weights(folder / "unet").paths
-    return Model(denoiser, codec, {"text": LazyEncoder(spec)}, _card(said, dtypes), source=str(folder), files=files)
+    card = _card(said, dtypes)
+    if name is not None:
+        card |= {"name": name, "provenance": {**card["provenance"], "revision": folder.name}}
+    return Model(denoiser, codec, {"text": LazyEncoder(spec)}, card, source=str(folder), files=files)
 
 
 def _text_spec(said: Facts) -> dict[str, Any]:

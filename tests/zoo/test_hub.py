@@ -64,7 +64,8 @@ def test_what_the_cache_holds_opens_without_a_connection(tmp_path: Path, monkeyp
     refs.mkdir()
     (refs / "main").write_text(revision)
     model = guided.load("someone/tiny")
-    assert isinstance(model, Model) and model.source == "someone/tiny"
+    assert isinstance(model, Model) and model.source == model.name == "someone/tiny"
+    assert model.card["provenance"]["revision"] == revision
     assert model.generate("a cat", steps=1).tensor.shape == (1, 3, 16, 16)
     with pytest.raises(FileNotFoundError, match="someone/other: no such model folder here, and the hub does not give"):
         guided.load("someone/other")
