@@ -76,8 +76,8 @@ def _smooth() -> tuple[Problem, Tensor]:
 def compare(
     problems: Sequence[Problem], solvers: Mapping[str, Solver], evaluations: Sequence[int], watch: Watch
 ) -> Table:
-    """Our rule and each solver (on Karras' grid) beside every peer; raises ValueError without diffusers."""
-    contestants: dict[str, Contestant] = {DEFAULT: table.ours}
+    """Our rule, calibration, and each solver on Karras' grid, beside every peer; ValueError without diffusers."""
+    contestants: dict[str, Contestant] = {DEFAULT: table.ours, "calibrated": table.calibrated}
     contestants |= {name: table.on_karras(step) for name, step in solvers.items()}
     return table.measure(problems, contestants, {peer.name: peer for peer in peers()}, evaluations, watch)
 

@@ -14,7 +14,10 @@ from guided import path as paths
 from guided.bench.problems import Problem
 from guided.sampling import sample
 from guided.solvers import Solver
+from guided.tune import calibrate
 
+CALIBRATED_ON = 271828
+"""The seed of the noise that calibration sees."""
 NFE = (5, 8, 10, 15, 20, 30, 50)
 Contestant = Callable[[Problem, int], Tensor | None]
 """(problem, evaluations) -> the x it ends at, (B, d), by at most so many; None where it cannot."""
@@ -25,6 +28,14 @@ def ours(problem: Problem, evaluations: int) -> Tensor | None:
     """The library's one rule: the default path, and the solver that follows from it."""
     path = paths.default(evaluations, problem.lo, problem.hi, problem.w)
     return sample(problem.denoise, problem.x, path, problem.cond)
+
+
+def calibrated(problem: Problem, evaluations: int) -> Tensor | None:
+    """What calibration finds for the problem from other starting noise than it is measured on."""
+    other = problem.again(CALIBRATED_ON)
+    levels = (problem.lo, problem.hi, evaluations)
+    found = calibrate(other.denoise, other.x, *levels, other.cond, w=problem.w, batch=len(other.x))
+    return sample(problem.denoise, problem.x, found.levels, problem.cond, solver=found.solver)
 
 
 def on_karras(solver: Solver) -> Contestant:

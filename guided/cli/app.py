@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from guided.cli import bench, convert, data, demo, evaluate, generate, inspecting, train
+from guided.cli import bench, calibrate, convert, data, demo, evaluate, generate, inspecting, train
 from guided.cli.common import say
 
 # Where typer keeps click has changed between its versions; the classes are the same.
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("generate", epilog=generate.EXAMPLE)(generate.generate)
+app.command("calibrate", epilog=calibrate.EXAMPLE)(calibrate.calibrate)
 app.command("inspect", epilog=inspecting.EXAMPLE)(inspecting.inspect)
 app.command("convert", epilog=convert.EXAMPLE)(convert.convert)
 app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)

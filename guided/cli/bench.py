@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +12,15 @@ from guided.cli.common import Json
 
 app = typer.Typer(no_args_is_help=True, help="Measure solvers and guides beside their peers.")
 Own = Annotated[list[str] | None, typer.Option("--solver", help="A solver's name, or your own as module:name.")]
+OwnGuide = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--guide",
+        help='A guide beside ours: an expression, "cfg(3) >> rescale(0.7)", where "2" is a class and early a weaker '
+        "denoiser; or your own as module:name: a guide, a function of the problem that returns one (None where it has "
+        "none for it), or a dict of these.",
+    ),
+]
 
 
 @app.command("solvers", epilog="For example: [bold]guided bench solvers --solver mine:step[/bold]")
@@ -30,7 +40,7 @@ def solvers(
     from guided.bench import solvers as judging
     from guided.solvers import NAMES
 
-    evaluations = _numbers(nfe)
+    evaluations = common.numbers_of(nfe, "--nfe")
     listed = list(dict.fromkeys(solver or sorted(NAMES)))
     steps = {name: judging.solver(name) for name in listed}
     drawn = problems.random_mixtures(mixtures, seed, images) if mixtures else problems.standard(images)
@@ -42,12 +52,34 @@ def solvers(
     print(judging.text(found, {name: judging.order(step) for name, step in steps.items()}))
 
 
-def _numbers(words: str) -> list[int]:
-    """Whole numbers between commas; raises ValueError."""
-    try:
-        found = [int(word) for word in words.split(",")]
-    except ValueError:
-        found = []
-    if not found or min(found) < 1:
-        raise ValueError(f"--nfe: expected whole numbers >= 1 between commas, got {words!r}")
-    return found
+@app.command("guides", epilog='For example: [bold]guided bench guides --guide "cfg(2)" --guide mine:guide[/bold]')
+def guides(
+    guide: OwnGuide = None,
+    steps: Annotated[int, typer.Option("--steps", min=2, help="Steps of Karras' grid.")] = 32,
+    images: Annotated[int, typer.Option("--images", help="Images of each problem.")] = 512,
+    solver: Annotated[str, typer.Option("--solver", help="A solver's name, or your own as module:name.")] = "eab3",
+    as_json: Json = False,
+) -> None:
+    """What guides draw, beside the truth in closed form: classes of Gaussian mixtures, and measured pictures.
+
+    How sure, how far from the truth and how varied, at what cost; in JSON beside the unguided model, null where none.
+    """
+    from guided.bench import guides as judging
+    from guided.bench import presets, steered
+    from guided.bench.solvers import solver as chosen
+
+    step, drawn, measured = chosen(solver), *steered.standard(images)
+    own = {name: entry for text in guide or [] for name, entry in presets.contestants(text).items()}
+    with common.bar(1, "") as update:
+        found = judging.compare([*drawn, *measured], own, step, steps, lambda done, total: update(done / total))
+    if as_json:
+        common.show_json([_plain(row._asdict()) for row in judging.rows(found)])
+        return
+    print(judging.text(found, steps))
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Numbers that JSON has not, as null."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }

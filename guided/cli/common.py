@@ -113,6 +113,17 @@ def size_of(text: str | None) -> tuple[int, int] | None:
     return height, width
 
 
+def numbers_of(text: str, option: str) -> list[int]:
+    """Whole numbers between commas; raises ValueError."""
+    try:
+        found = [int(word) for word in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise ValueError(f"{option}: expected whole numbers >= 1 between commas, got {text!r}")
+    return found
+
+
 def lines_of(file: pathlib.Path) -> list[str]:
     """The lines of a text file that are not blank; raises ValueError where it is no text."""
     try:

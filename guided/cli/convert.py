@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from guided.cli import common
+from guided.cli.common import Json
 
 EXAMPLE = "For example: [bold]guided convert 64x64_diffusion.pt runs/adm-64 --to guided --pickle[/bold]"
 
@@ -26,6 +27,7 @@ def convert(
         pathlib.Path | None,
         typer.Option("--config", help="SRC's own config, YAML or JSON; by default the one of its name beside it."),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Write a model in another format; what goes to guided and back is the same bit for bit.
 
@@ -36,8 +38,12 @@ def convert(
         raise ValueError(f"--to: expected one of {', '.join(FORMATS)}, got {to!r}")
     if config is not None and pathlib.Path(source).is_dir():
         raise ValueError("--config: belongs to a checkpoint file; a model folder has a card")
-    for written in FORMATS[to](source, target, pickle, config):
-        print(common.printable(str(written)))
+    written = [str(path) for path in FORMATS[to](source, target, pickle, config)]
+    if as_json:
+        common.show_json({"written": written})
+        return
+    for path in written:
+        print(common.printable(path))
 
 
 def _to_guided(source: str, target: pathlib.Path, pickle: bool, config: pathlib.Path | None) -> list[pathlib.Path]:

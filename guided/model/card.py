@@ -7,6 +7,7 @@ import json
 import math
 import pathlib
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -71,6 +72,7 @@ def check(values: Any) -> dict[str, Any]:
     _names(values)
     _size(values.get("size"))
     _defaults(values.get("defaults", {}))
+    _calibrated(values.get("calibrated", {}))
     for name in ("recipe", "data", "metrics", "provenance", "layout", "edge"):
         _mapping(name, values.get(name) or {})
     hashes = _mapping("sha256", values.get("sha256"))
@@ -112,6 +114,20 @@ def _defaults(values: Any) -> None:
         raise ValueError(f"defaults.w: expected a number, got {w!r:.80}")
     if solver is not None and solver not in solvers.NAMES:
         raise ValueError(f"defaults.solver: expected one of {', '.join(sorted(solvers.NAMES))}, got {solver!r:.80}")
+
+
+def _calibrated(values: Any) -> None:
+    """Paths found for this model, by the number of their steps."""
+    for steps, found in _mapping("calibrated", values).items():
+        name = f"calibrated.{steps:.20}"
+        levels = _mapping(name, found).get("levels")
+        if not isinstance(levels, list) or not all(_number(level) for level in levels):
+            raise ValueError(f"{name}.levels: expected a list of numbers, got {levels!r:.80}")
+        falls = len(levels) > 1 and all(high > low for high, low in pairwise(levels)) and levels[-1] == 0
+        if not falls or steps != str(len(levels) - 1):
+            raise ValueError(f"{name}.levels: expected one more than the steps, falling to 0, got {levels!r:.80}")
+        if found.get("solver") not in solvers.NAMES or not _number(found.get("w")):
+            raise ValueError(f"{name}: expected the name of a solver and a weight w, got {found!r:.80}")
 
 
 def _mapping(name: str, value: Any) -> Mapping[str, Any]:

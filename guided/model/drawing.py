@@ -13,6 +13,7 @@ import guided
 from guided import path as paths
 from guided import solvers
 from guided.cond import Cond
+from guided.denoiser import Denoise
 from guided.model.conditioning import trimmed, understood
 from guided.model.request import Plan, Wanted, guide_rows
 from guided.model.result import Result
@@ -56,19 +57,23 @@ def run(model: Model, plan: Plan) -> Iterator[Progress]:
     yield Progress(moves * len(starts), moves * len(starts), total, result)
 
 
-def _moves(model: Model, plan: Plan, rows: slice, cond: Cond) -> Iterator[Tensor]:
-    """x after every move of one batch."""
-    images = plan.images[rows]
+def begin(model: Model, plan: Plan, rows: slice, noise: Noise) -> tuple[Denoise, Tensor]:
+    """The guided denoiser of some of a plan's images, and their x at the top of its path."""
     guide = guide_rows(plan.guide, rows, len(plan.images), model.device)
     denoise = model.denoiser if guide is None else guide(model.denoiser)
-    noise = Noise([image.seed for image in images])
-    channels = model.channels
     factor = getattr(model.codec, "factor", 1)
-    shape = (channels, plan.size[0] // factor, plan.size[1] // factor)
+    shape = (model.channels, plan.size[0] // factor, plan.size[1] // factor)
     x = float(plan.path[0]) * noise(0, shape).to(model.device)
     mean = model.card.get("mean")
     if mean is not None:
         x = x + torch.tensor(mean, dtype=x.dtype, device=x.device).reshape(-1, 1, 1)
+    return denoise, x
+
+
+def _moves(model: Model, plan: Plan, rows: slice, cond: Cond) -> Iterator[Tensor]:
+    """x after every move of one batch."""
+    noise = Noise([image.seed for image in plan.images[rows]])
+    denoise, x = begin(model, plan, rows, noise)
     path = trajectory(denoise, x, plan.path, cond, solver=plan.solver, noise=noise)
     yield from (after for _, after, _ in path)
 

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 STEPS = 24
 BATCH = 16
+NEAR = 0.5
+"""How far from the weight that a path was calibrated at it is still used."""
 Size = int | Sequence[int]
 
 
@@ -82,7 +84,7 @@ def plan(model: Model, request: Request) -> Plan:
     guide, w = guide_of(model, request.guide, request.w, request.negative)
     guide = guide if guide is None else within(guide, model.codec.limit, model.name)
     guide_rows(guide, slice(0, len(drawn)), len(drawn), model.device)  # for its refusal
-    path, steps = path_of(model, request.path, request.steps, contrast_of(guide))
+    path, steps, solver = course_of(model, request, guide)
     batch = request.batch if request.batch is not None else 1 if model.device.type == "cpu" else BATCH
     if batch < 1:
         raise ValueError(f"batch: expected at least 1, got {batch}")
@@ -91,7 +93,7 @@ def plan(model: Model, request: Request) -> Plan:
         size=size_of(model, request.size),
         path=path,
         steps=steps,
-        solver=solver_of(model, request.solver, path),
+        solver=solver,
         guide=guide,
         w=w,
         expression=request.guide if isinstance(request.guide, str) else None,
@@ -177,27 +179,43 @@ def size_of(model: Model, size: int | Sequence[int] | None) -> tuple[int, int]:
     return height, width
 
 
+def course_of(model: Model, request: Request, guide: Guide | Term | None) -> tuple[Tensor, int | None, Solver | str]:
+    """The noise levels of a call, its number of steps (None for the caller's own path), its solver; raises ValueError.
+
+    The caller's choice goes before what was calibrated for this model, that before the card's default and the rule.
+    """
+    if isinstance(request.solver, str):
+        solvers.by_name(request.solver)
+    if request.path is not None:
+        if request.steps is not None:
+            raise ValueError("give path= or steps=, not both")
+        levels = torch.as_tensor(request.path, dtype=torch.float64).cpu()
+        if levels.ndim != 1 or len(levels) < 2 or not bool(levels.isfinite().all() and (levels >= 0).all()):
+            raise ValueError(f"path: expected a list of two levels or more, finite and >= 0, got {request.path!r:.80}")
+        return levels, None, solver_of(model, request.solver, levels)
+    count = model.card.get("defaults", {}).get("steps", STEPS) if request.steps is None else request.steps
+    if not isinstance(count, int) or not 1 <= count <= cards.STEPS:
+        raise ValueError(f"steps: expected a whole number from 1 to {cards.STEPS}, got {count!r}")
+    found = calibrated(model, count, guide)
+    if found is not None and request.solver in (None, found["solver"]):
+        return torch.tensor(found["levels"], dtype=torch.float64), count, found["solver"]
+    levels = paths.default(count, model.denoiser.lo, model.denoiser.hi, contrast_of(guide))
+    return levels, count, solver_of(model, request.solver, levels)
+
+
 def solver_of(model: Model, solver: Solver | str | None, path: Tensor) -> Solver | str:
-    """The solver of a call: the caller's, the card's, or the one of the path; raises ValueError for an unknown name."""
+    """The caller's solver, the card's, or the one of the path; raises ValueError for an unknown name on the card."""
     chosen = solver or model.card.get("defaults", {}).get("solver") or solvers.default_name(path)
     if isinstance(chosen, str):
         solvers.by_name(chosen)
     return chosen
 
 
-def path_of(model: Model, path: Tensor | None, steps: int | None, w: float) -> tuple[Tensor, int | None]:
-    """The noise levels of a call and the number of its steps (None for the caller's own path); raises ValueError."""
-    if path is not None:
-        if steps is not None:
-            raise ValueError("give path= or steps=, not both")
-        levels = torch.as_tensor(path, dtype=torch.float64).cpu()
-        if levels.ndim != 1 or len(levels) < 2 or not bool(levels.isfinite().all() and (levels >= 0).all()):
-            raise ValueError(f"path: expected a list of two noise levels or more, finite and >= 0, got {path!r:.80}")
-        return levels, None
-    count = model.card.get("defaults", {}).get("steps", STEPS) if steps is None else steps
-    if not isinstance(count, int) or not 1 <= count <= cards.STEPS:
-        raise ValueError(f"steps: expected a whole number from 1 to {cards.STEPS}, got {count!r}")
-    return paths.default(count, model.denoiser.lo, model.denoiser.hi, w), count
+def calibrated(model: Model, steps: int, guide: Guide | Term | None) -> Mapping[str, Any] | None:
+    """What the card keeps for so many steps at about this weight of a plain cfg, else None; see `guided.tune`."""
+    found: Mapping[str, Any] | None = (model.card.get("calibrated") or {}).get(str(steps))
+    w = 1.0 if guide is None else plain_weight(guide)
+    return found if found is not None and w is not None and abs(w - found["w"]) <= NEAR else None
 
 
 def guide_of(

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import pathlib
+import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -129,8 +130,7 @@ def write(
     """Write a model folder, whole or not at all: the network, an autoencoder in `vae`, towers of text beside it."""
     if dtype not in _FLOATS:
         raise ValueError(f"dtype: expected one of {', '.join(map(str, _FLOATS))}, got {dtype}")
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / "card.json").is_file()):
-        raise ValueError(f"{folder}: holds something other than a model; choose a new folder")
+    refuse_other(folder)
     text, copies = towers.portable(card.get("text"))
     values = {"format": cards.FORMAT, "name": folder.name, **card, **cards.describe(denoiser, codec), "sha256": {}}
     values["text"] = text
@@ -149,6 +149,31 @@ def write(
         towers.copy(copies, aside)
         said = json.dumps(_strict(values), indent=1, ensure_ascii=False, allow_nan=False)
         (aside / "card.json").write_text(said + "\n", encoding="utf-8")
+
+
+def amend(folder: pathlib.Path, changes: Mapping[str, Any], out: pathlib.Path | None = None) -> pathlib.Path:
+    """Change entries of the card of a model folder, or of a copy of it at `out`; the weights stay as they are."""
+    values = cards.check({**cards.read(folder), **_strict(changes)})
+    text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    if out is None:
+        _files.write(folder / "card.json", text)
+        return folder
+    refuse_other(out)
+    with _files.folder(out) as aside:
+        for file in sorted(folder.rglob("*")):
+            inner = file.relative_to(folder)
+            if file.is_file() and not any(part.startswith(".") for part in inner.parts):
+                target = aside / inner
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
+        (aside / "card.json").write_text(text, encoding="utf-8")
+    return out
+
+
+def refuse_other(folder: pathlib.Path) -> None:
+    """Raise ValueError where a model would be written over something else."""
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / "card.json").is_file()):
+        raise ValueError(f"{folder}: holds something other than a model; choose a new folder")
 
 
 def _strict(value: Any) -> Any:

@@ -52,6 +52,10 @@ class _Reading:
     def deduced(self) -> Deduced:
         stem = self._shape("input_blocks.0.0.weight", 4)
         embed, time = self._shape("time_embed.0.weight", 2)
+        if embed != 4 * time:  # in the original code it always is
+            _refuse("time_embed.0.weight", f"is {[embed, time]}, expected four times as many rows as columns")
+        if not self._depth("middle_block.1"):
+            _refuse("middle_block.1.qkv.weight", "is missing")
         levels, resample = self._levels()
         size = self._classifier_size(len(levels))
         out = self._out(size is not None)

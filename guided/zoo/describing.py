@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 from typing import Any
 
@@ -37,7 +38,7 @@ def facts(found: Recognised) -> dict[str, Any]:
         "network": f"{'classifier' if found.classifier else 'U-Net'} in the original layout",
         "family": found.family or "none that was published",
         "size": None if size is None else f"{space} of {size[1]} x {size[0]}",
-        "parameters of the network": sum(value.numel() for value in found.blank().parameters()),
+        "parameters of the network": sum(math.prod(shape) for shape in found.expected().values()),
         "conditioning": told or ", ".join(name for name, there in seen.items() if there) or "none",
         "predicts": None if found.classifier or found.predicts is None else _prediction(found),
         "noise": None if found.schedule is None else repr(found.schedule),

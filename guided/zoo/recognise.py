@@ -63,6 +63,10 @@ class Recognised:
         """The network, without memory."""
         return blank(self.config, self.size if self.classifier else None)
 
+    def expected(self) -> Shapes:
+        """The names, without the prefix, and shapes of all its tensors in the file."""
+        return expected(self.config, self.options, self.size if self.classifier else None)
+
     def table(self) -> list[names.Pair]:
         """Its tensors under both names."""
         return list(layout(self.config, self.options, self.classifier))
@@ -89,7 +93,7 @@ def recognise(shapes: Shapes, config: Mapping[str, Any] | None = None) -> Recogn
         settings.check(found.config, found.linear)
         known = _family(found)
         made = _recognised(found, settings, known, prefix)
-        wrong = differences(expected(made.config, made.options, made.size if made.classifier else None), own)
+        wrong = differences(made.expected(), own)
     except ValueError as error:
         raise ValueError(f"{error}; {nearest(own)}") from None
     if wrong:

@@ -25,6 +25,8 @@ _INDEX_LIMIT, _CONFIG_LIMIT = 16 << 20, 1 << 20
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 SECONDS = 600
 """How long a pickle may take to be read."""
+MEMORY = 1 << 30
+"""How many bytes its reader may take beside four times the file."""
 
 
 def read(path: Path, *, pickle: bool = False) -> dict[str, Tensor]:
@@ -105,7 +107,7 @@ def _unpickled(file: pathlib.Path) -> dict[str, Tensor]:
         program = pathlib.Path(__file__).with_name("_unpickle.py")
         # -I: neither the working directory nor the user's settings decide what this process imports.
         command = [sys.executable, "-I", str(program), str(file.resolve()), str(target)]
-        limits = [str(4 * size + (1 << 30)), str(SECONDS)]
+        limits = [str(4 * size + MEMORY), str(SECONDS)]
         try:
             done = subprocess.run([*command, *limits], capture_output=True, timeout=SECONDS, cwd=folder, text=True)
         except subprocess.TimeoutExpired:

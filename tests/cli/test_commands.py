@@ -21,7 +21,7 @@ from tests.text import tiny
 
 Capture = pytest.CaptureFixture[str]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-COMMANDS = ["demo", "train", "generate", "inspect", "eval", "data check", "data noto"]
+COMMANDS = ["demo", "train", "generate", "inspect", "convert", "eval", "data check", "data noto"]
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:

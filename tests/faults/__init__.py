@@ -7,6 +7,7 @@ Each fault is applied to a copy of the package, and only its own test is run aga
 
 from __future__ import annotations
 
+from tests.faults.bench import BENCH
 from tests.faults.core import CORE
 from tests.faults.fault import ROOT, Fault, caught
 from tests.faults.guide import GUIDE
@@ -16,8 +17,10 @@ from tests.faults.perturbing import PERTURBING
 from tests.faults.rooms import ROOMS
 from tests.faults.solvers import SOLVERS
 from tests.faults.train import TRAIN
+from tests.faults.tuning import TUNING
+from tests.faults.zoo import ZOO
 from tests.faults.zoo_diffusers import ZOO_DIFFUSERS
 
-FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *ZOO_DIFFUSERS]
+FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *BENCH, *TUNING, *ZOO, *ZOO_DIFFUSERS]
 
 __all__ = ["FAULTS", "ROOT", "Fault", "caught"]

@@ -77,6 +77,47 @@ def test_names_and_shapes_alone_tell_the_published_network(name: str) -> None:
     assert found.learned_variance == (name.startswith("adm") and not family.classifier)
 
 
+# Heads (w: of a fixed width), the order of attention, the noise and what is predicted, as the published commands and
+# configs say it: MODEL_FLAGS of guided-diffusion's README, the YAML files of the others.
+SAID = {
+    "adm-64": ("w64", "new", "cosine", "Eps"),
+    "adm-128": ("4", "old", "linear", "Eps"),
+    "adm-256": ("w64", "old", "linear", "Eps"),
+    "adm-256-unconditional": ("w64", "old", "linear", "Eps"),
+    "adm-512": ("w64", "old", "linear", "Eps"),
+    "adm-512-unconditional": ("w64", "old", "linear", "Eps"),
+    "adm-64-to-256": ("4", "old", "linear", "Eps"),
+    "adm-128-to-512": ("w64", "old", "linear", "Eps"),
+    "adm-classifier-64": ("w64", "old", "cosine", "Eps"),
+    "adm-classifier-128": ("w64", "old", "linear", "Eps"),
+    "adm-classifier-256": ("w64", "old", "linear", "Eps"),
+    "adm-classifier-512": ("w64", "old", "linear", "Eps"),
+    "sd-1": ("8", "", "scaled 0.00085 0.012", "Eps"),
+    "sd-1-inpainting": ("8", "", "scaled 0.00085 0.012", "Eps"),
+    "sd-2": ("w64", "", "scaled 0.00085 0.012", "V"),
+    "sd-2-inpainting": ("w64", "", "scaled 0.00085 0.012", "Eps"),
+    "sd-2-depth": ("w64", "", "scaled 0.00085 0.012", "Eps"),
+    "sd-2-unclip-h": ("w64", "", "scaled 0.00085 0.012", "V"),
+    "sd-2-unclip-l": ("w64", "", "scaled 0.00085 0.012", "V"),
+    "sd-x4-upscaler": ("8", "", "scaled 0.0001 0.02", "V"),
+    "sdxl-base": ("w64", "", "scaled 0.00085 0.012", "Eps"),
+    "sdxl-inpainting": ("w64", "", "scaled 0.00085 0.012", "Eps"),
+    "sdxl-refiner": ("w64", "", "scaled 0.00085 0.012", "Eps"),
+    "ldm-text": ("8", "", "scaled 0.00085 0.012", "Eps"),
+    "ldm-imagenet-256": ("1", "", "scaled 0.0015 0.0195", "Eps"),
+}
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_what_only_the_authors_can_say(name: str) -> None:
+    family = BY_NAME[name]
+    heads = str(family.config.heads or f"w{family.config.head_width}")
+    order = "" if family.latent else "old" if family.options.heads_first else "new"
+    noise = family.schedule.schedule
+    noise += f" {family.schedule.start} {family.schedule.end}" if noise == "scaled" else ""
+    assert (heads, order, noise, type(family.predicts).__name__) == SAID[name]
+
+
 NETWORKS = {
     "adm": ADM,
     "adm, new order": dataclasses.replace(ADM, new_order=True),
@@ -149,10 +190,10 @@ def test_what_goes_in_comes_out_bit_for_bit(name: str, dtype: torch.dtype) -> No
     for key, value in state.items():
         assert torch.equal(back[key].to(dtype).view(torch.uint8), value.contiguous().view(torch.uint8))
     with torch.no_grad():
-        next(network.parameters()).zero_()
-    assert torch.equal(
-        state["input_blocks.0.0.weight"].float(), adm.weights(f)["input_blocks.0.0.weight"].to(dtype).float()
-    )
+        for parameter in network.parameters():
+            parameter.zero_()
+    for key, value in adm.weights(f).items():
+        assert torch.equal(state[key], value.to(dtype)), "the caller's tensors are his"
 
 
 def test_orders_of_heads_differ_and_the_default_is_said() -> None:
