@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from guided import denoiser as kinds
 from guided import frames, solvers
 from guided.codec import Codec, Pixels
 from guided.denoiser import Denoiser, LearnedVariance, Parametrization
+from guided.model import parts
 from guided.nn import EncoderUNet, UNet, UNetConfig
 
 FORMAT = "guided-model/1"
@@ -48,12 +48,7 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
     file = folder / "card.json"
     if not file.is_file():
         raise FileNotFoundError(f"{folder}: no card.json in it: not a model folder")
-    if file.stat().st_size > _LIMIT:
-        raise ValueError(f"{file}: {file.stat().st_size} bytes, at most {_LIMIT} are read")
-    try:
-        values = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not JSON ({error})") from None
+    values = parts.read(file, _LIMIT)
     try:
         return check(values)
     except ValueError as error:

@@ -20,12 +20,12 @@ FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """What weights may be stored in: float32 holds all of it."""
 
 
-def read(file: pathlib.Path) -> dict[str, Any]:
+def read(file: pathlib.Path, limit: int = _LIMIT) -> dict[str, Any]:
     """A JSON mapping; FileNotFoundError, or ValueError where it is none or too long."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file")
-    if file.stat().st_size > _LIMIT:
-        raise ValueError(f"{file}: {file.stat().st_size} bytes, at most {_LIMIT} are read")
+    if file.stat().st_size > limit:
+        raise ValueError(f"{file}: {file.stat().st_size} bytes, at most {limit} are read")
     try:
         values = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
