@@ -76,12 +76,31 @@ class AutoencoderKL:
         return _files.sha256(folder / f"{parts.STEM}.safetensors")
 
 
+def read_config(folder: pathlib.Path) -> dict[str, Any]:
+    """The config.json of an AutoencoderKL's folder; ValueError where it is another's, or beyond reason."""
+    values = parts.config(folder, "AutoencoderKL")
+    widths = values.get("block_out_channels", [64])
+    if not isinstance(widths, list) or not 1 <= len(widths) <= 8:
+        raise ValueError(f"{folder / 'config.json'}: block_out_channels: expected 1 to 8 widths, got {widths!r:.80}")
+    numbers = {f"block_out_channels[{i}]": width for i, width in enumerate(widths)}
+    numbers |= {name: values.get(name, 1) for name in ("layers_per_block", "latent_channels", "norm_num_groups")}
+    for name, value in numbers.items():
+        most = 64 if name == "layers_per_block" else 1 << 16
+        if type(value) is not int or not 1 <= value <= most:
+            raise ValueError(f"{folder / 'config.json'}: {name}: expected 1 to {most}, got {value!r:.80}")
+    for name in ("scaling_factor", "shift_factor"):
+        value = values.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"{folder / 'config.json'}: {name}: expected a number, got {value!r:.80}")
+    return values
+
+
 def open_autoencoder(folder: pathlib.Path, sha256: str | None = None) -> AutoencoderKL:
     """Open an AutoencoderKL's folder. Raises FileNotFoundError, or ValueError naming what does not fit.
 
     sha256: of its only weights file, where that is known.
     """
-    values = parts.config(folder, "AutoencoderKL")
+    values = read_config(folder)
     found = parts.weights(folder)
     if sha256 is not None and _files.sha256(found.paths[0]) != sha256:
         raise ValueError(f"{found.paths[0]}: its SHA-256 is not {sha256}: damaged, or replaced")

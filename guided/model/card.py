@@ -147,7 +147,7 @@ def network(values: Mapping[str, Any]) -> nn.Module:
     if described.get("class") not in ("UNet", "EncoderUNet"):
         raise ValueError(f"network: expected the class UNet or EncoderUNet, got {described.get('class')!r:.80}")
     config = _mapping("network.config", described.get("config"))
-    _bounded(config)
+    bounded(config)
     try:
         with torch.device("meta"), _Unset():
             made = UNetConfig.from_dict(config)
@@ -165,7 +165,8 @@ class _Unset(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _bounded(config: Mapping[str, Any]) -> None:
+def bounded(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for a network of absurd size."""
     # Even a network without memory takes a Python object for each of its layers.
     for name, value in config.items():
         listed = value if isinstance(value, list) else [value]

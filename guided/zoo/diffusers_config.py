@@ -155,9 +155,9 @@ def _blocks(full: Mapping[str, Any], count: int) -> tuple[str, tuple[int, ...]]:
     down = _each("down_block_types", full["down_block_types"], count)
     ups = _each("up_block_types", full["up_block_types"], count)
     families = {"transformer": TRANSFORMER, "added": ADDED}
-    kind = next((name for name, family in families.items() if down[0] in family), None)
+    kind = next((name for name, family in families.items() if down[0] in list(family)), None)
     for i, block in enumerate(down):
-        if kind is None or block not in families[kind]:
+        if kind is None or block not in list(families[kind]):
             family = [*TRANSFORMER, *ADDED] if kind is None else list(families[kind])
             raise ValueError(f"down_block_types[{i}]: expected {' or '.join(family)}, got {block!r:.80}")
         up = ups[count - 1 - i]
@@ -192,7 +192,7 @@ def _residual_scale(full: Mapping[str, Any], kind: str) -> float:
     # IF's blocks may take the activation of the embedding once for all; ours always do, which is the same.
     act, skip = full["time_embedding_act_fn"], full["resnet_skip_time_act"]
     if not (act is None and skip is False) and not (
-        kind == "added" and skip is True and _ACTS.get(act, act) == _ACTS[full["act_fn"]]
+        kind == "added" and skip is True and act in list(_ACTS) and _ACTS[act] == _ACTS[full["act_fn"]]
     ):
         raise ValueError(
             "time_embedding_act_fn, resnet_skip_time_act: expected null and false, or in blocks of DeepFloyd IF "

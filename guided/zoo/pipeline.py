@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,12 +13,13 @@ from guided.codec import Codec, Pixels
 from guided.denoiser import Denoiser, Eps, LearnedVariance, Parametrization, V
 from guided.frames import DDPM, Framed
 from guided.model import Model, parts
-from guided.model.autoencoder import open_autoencoder
+from guided.model import card as cards
+from guided.model.autoencoder import open_autoencoder, read_config
 from guided.model.conditioning import LazyEncoder
 from guided.nn import UNetConfig
 from guided.text import locate, tokenizer_folder
 from guided.zoo import diffusers_open
-from guided.zoo.diffusers_config import complete, to_config
+from guided.zoo.diffusers_config import to_config
 from guided.zoo.weights import floats
 
 INDEX = "model_index.json"
@@ -76,7 +78,7 @@ class Facts:
     scheduler: dict[str, Any]
     schedule: DDPM
     predicts: Parametrization
-    low: dict[str, Any] | None
+    low: tuple[dict[str, Any], DDPM] | None
     vae: dict[str, Any] | None
     assumed: dict[str, Any] = field(default_factory=dict)
 
@@ -100,7 +102,7 @@ def facts(folder: pathlib.Path) -> Facts:
     """Read and check the JSON of a pipeline folder. Raises FileNotFoundError, or ValueError naming file and entry."""
     index = parts.read(folder / INDEX)
     name = index.get("_class_name")
-    if name not in KINDS:
+    if not _one_of(KINDS, name):
         raise ValueError(f"{folder / INDEX}: _class_name: expected one of {', '.join(KINDS)}, got {name!r:.80}")
     kind = KINDS[name]
     needed = ["unet", "vae"] if kind.latent else ["unet"]
@@ -108,27 +110,41 @@ def facts(folder: pathlib.Path) -> Facts:
     for part in needed:
         _need(folder, index, part)
     unet = parts.config(folder / "unet", "UNet2DConditionModel")
-    vae = parts.config(folder / "vae", "AutoencoderKL") if kind.latent else None
+    vae = read_config(folder / "vae") if kind.latent else None
     try:
-        config = to_config(unet, None if vae is None else int(vae.get("latent_channels", 4)))
+        config = to_config(unet, None if vae is None else vae.get("latent_channels", 4))
+        cards.bounded(config.to_dict())
         _fits(kind, config)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{folder / 'unet' / 'config.json'}: {error}") from None
     scheduler, schedule, assumed = _scheduler(folder / "scheduler" / "scheduler_config.json")
     predicts = scheduler.get("prediction_type", "epsilon")
-    if predicts not in _PREDICTS:
+    if not _one_of(_PREDICTS, predicts):
         raise ValueError(
             f"{folder / 'scheduler'}: prediction_type: expected one of {', '.join(_PREDICTS)}, got {predicts!r:.80}"
         )
     assumed |= {} if "prediction_type" in scheduler else {"prediction_type": "epsilon"}
-    low = None if kind.low is None else _scheduler(folder / kind.low / "scheduler_config.json")[0]
-    full = complete(unet)
+    low = None if kind.low is None else _scheduler(folder / kind.low / "scheduler_config.json")[:2]
     said = Facts(
-        *(folder, index, kind, {**unet, "sample_size": full["sample_size"]}, config, scheduler, schedule),
-        *(_PREDICTS[predicts](), low, vae, assumed),
+        folder=folder,
+        index=index,
+        kind=kind,
+        unet=unet,
+        config=config,
+        scheduler=scheduler,
+        schedule=schedule,
+        predicts=_PREDICTS[predicts](),
+        low=low,
+        vae=vae,
+        assumed=assumed,
     )
     said.size  # noqa: B018  (for its refusal)
     return said
+
+
+def _one_of(table: Mapping[str, Any], value: object) -> bool:
+    # What JSON holds need not be a text, nor hashable.
+    return isinstance(value, str) and value in table
 
 
 def _need(folder: pathlib.Path, index: Mapping[str, Any], part: str) -> None:
@@ -174,7 +190,7 @@ def _scheduler(file: pathlib.Path) -> tuple[dict[str, Any], DDPM, dict[str, Any]
         "end": values.get("beta_end", 0.02),
         "steps": values.get("num_train_timesteps", 1000),
     }
-    if given["schedule"] not in _SCHEDULES:
+    if not _one_of(_SCHEDULES, given["schedule"]):
         raise ValueError(
             f"{file}: beta_schedule: expected one of {', '.join(_SCHEDULES)}, got {given['schedule']!r:.80}"
         )
@@ -228,15 +244,14 @@ def _card(said: Facts, dtypes: Mapping[str, str]) -> dict[str, Any]:
     edge: dict[str, Any] = {}
     if said.config.vector_width:
         edge["sizes"] = said.unet["addition_time_embed_dim"]
-    if said.kind.low is not None:
-        schedule = _scheduler(said.folder / said.kind.low / "scheduler_config.json")[1]
-        edge["low"] = {key: getattr(schedule, key) for key in ("schedule", "start", "end", "steps")}
+    if said.low is not None:
+        edge["low"] = dataclasses.asdict(said.low[1])
     if said.kind.paint:
         edge["paint"] = True
     usual, others = floats(dtypes)
     layout: dict[str, Any] = {"name": LAYOUT, "dtype": usual, "dtypes": others}
     layout |= {"index": said.index, "unet": said.unet, "scheduler": said.scheduler}
-    layout |= {} if said.low is None else {str(said.kind.low): said.low}
+    layout |= {} if said.low is None else {str(said.kind.low): said.low[0]}
     return {
         "name": said.folder.resolve().name,
         "size": said.size,

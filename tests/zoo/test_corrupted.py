@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 import time
@@ -16,6 +17,9 @@ from safetensors.torch import load_file, save_file
 import guided
 from guided.cli import main
 from guided.model import Model
+from guided.model.autoencoder import open_autoencoder
+from guided.zoo.diffusers_config import DEFAULTS
+from guided.zoo.pipeline import facts
 from tests.zoo import pipelines
 
 pytest.importorskip("diffusers")
@@ -282,3 +286,36 @@ def test_a_damaged_folder_is_refused_by_name(
 def test_a_sound_folder_is_not(folders: dict[str, Path], tmp_path: Path) -> None:
     for name in KINDS:
         guided.load(pipelines.copied(folders[name], tmp_path / name))
+
+
+ODD = (None, -1, 0, 10**9, 1.5, True, "x", [], [1], [8, "x", 16, 24], {}, [10**9] * 4, ["CrossAttnDownBlock2D"] * 4)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_odd_values_of_a_config_are_refused_or_harmless(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """Every entry of every config in turn: what is wrong is told as such, and nothing is built that has no end."""
+    folder = pipelines.copied(folders[name], tmp_path / "it")
+    refused = 0
+    for file in sorted([*folder.glob("unet/*.json"), *folder.glob("vae/*.json"), *folder.glob("*scheduler/*.json")]):
+        values = json.loads(file.read_text())
+        for key in (*DEFAULTS, *values) if file.parent.name == "unet" else values:
+            for odd in ODD:
+                file.write_text(json.dumps({**values, key: odd}))
+                try:
+                    facts(folder)
+                except ValueError as error:
+                    assert str(folder) in str(error)
+                    refused += 1
+        file.write_text(json.dumps(values))
+    assert refused > 300
+    facts(folder)
+
+
+def test_odd_values_of_an_autoencoder_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = pipelines.copied(folders["sd-1.5"] / "vae", tmp_path / "vae")
+    values = json.loads((folder / "config.json").read_text())
+    for key in values:
+        for odd in ODD:
+            (folder / "config.json").write_text(json.dumps({**values, key: odd}))
+            with contextlib.suppress(ValueError):
+                open_autoencoder(folder)

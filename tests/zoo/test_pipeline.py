@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -233,11 +234,13 @@ def test_the_names_of_the_first_published_folders(
             state[key.replace(new, name)] = state.pop(key)
     assert any("proj_attn" in name for name in state)
     save_file(state, vae)
+    pipelines.edit(folder / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
     model = guided.load(folder)
     assert isinstance(model, Model)
     drawn = (m.generate(PROMPT, steps=2, seed=1).tensor for m in (model, opened["sd-1.5"]))
     assert torch.equal(*drawn)
     out = guided.zoo.to_diffusers(model, tmp_path / "out")
+    assert json.loads((out / "model_index.json").read_text())["safety_checker"] == [None, None]
     again = load_file(out / "vae" / vae.name)
     assert again.keys() == state.keys() and all(torch.equal(value, again[name]) for name, value in state.items())
     assert diffusers.StableDiffusionPipeline.from_pretrained(out).vae is not None
