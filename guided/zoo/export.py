@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from guided import _files, _safetensors
@@ -22,8 +23,9 @@ def export(model: Model | NoisyClassifier, target: pathlib.Path) -> list[pathlib
     """Write a model's network as one safetensors file in the original layout; returns what was written.
 
     A network that came from this layout gets the names, order of heads and dtypes it came with, so its tensors are
-    what they were bit for bit. One of ours is written in float32, and what no tensor tells in a JSON beside it.
-    Raises ValueError naming the block that has no counterpart, FileExistsError where a file is in the way.
+    what they were bit for bit, unless it was trained since. One of ours is written in float32, and what no tensor tells
+    in a JSON beside it. Raises ValueError naming the block that has no counterpart, FileExistsError where a file is in
+    the way.
     """
     _named(target)
     network = (model if isinstance(model, NoisyClassifier) else model.denoiser).network
@@ -77,11 +79,28 @@ def _as_it_came(network: UNet | EncoderUNet, came: Mapping[str, Any]) -> dict[st
     options, prefix, dtype = came.get("options"), came.get("prefix", ""), came.get("dtype", "F32")
     others = came.get("dtypes") or {}
     try:
-        table = layout(network.config, Options(**options), isinstance(network, EncoderUNet))  # type: ignore[arg-type]
+        said = Options(**options)  # type: ignore[arg-type]
+        table = layout(network.config, said, isinstance(network, EncoderUNet))
         found = names.write(table, network.state_dict())
-        return {f"{prefix}{name}": value.to(TORCH[others.get(name, dtype)]) for name, value in found.items()}
+        state = {f"{prefix}{name}": _exactly(value, TORCH[others.get(name, dtype)]) for name, value in found.items()}
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"card: layout: not one that guided wrote: {came!r:.200} ({error})") from None
+    vector = network.vector
+    for block, null in (
+        ("vector.label", None if vector.label is None or said.null_row else vector.label.weight[-1]),
+        ("vector.null_vector", None if vector.vector is None else vector.null_vector),
+    ):
+        if null is not None and bool(null.any()):
+            raise ValueError(
+                f"the original layout has no counterpart of {block}: what stands for none has been trained"
+            )
+    return state
+
+
+def _exactly(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in the dtype it came in, or, once it was trained beyond what that holds, as it is."""
+    cast = value.to(dtype)
+    return cast if torch.equal(cast.to(value.dtype), value) else value
 
 
 def ours(network: UNet | EncoderUNet) -> dict[str, Tensor]:

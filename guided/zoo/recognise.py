@@ -144,6 +144,8 @@ def _recognised(found: Deduced, settings: Settings, family: Family | None, prefi
             "number of heads stands in no tensor: give config= with num_head_channels or num_heads (and "
             "use_new_attention_order)"
         )
+    elif found.ambiguous and "text_only" not in said:
+        assumed["text_only"] = found.config.text_only
     config = replace(found.config, **said)
     order = settings.flag("use_new_attention_order")
     heads_first = not order if order is not None else family.options.heads_first if family else True

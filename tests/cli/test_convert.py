@@ -55,6 +55,26 @@ def test_original_to_guided_to_original_is_the_same_file(
     assert "is there already" in capsys.readouterr().err
 
 
+@torch.no_grad()
+def test_what_was_trained_since_is_not_rounded_and_not_dropped(tmp_path: pathlib.Path, capsys: Capture) -> None:
+    file = published(tmp_path, ADM, torch.float16)
+    model = guided.load(file)
+    assert isinstance(model, Model)
+    network = model.denoiser.network
+    stem = network.conv_in.weight  # type: ignore[union-attr]
+    stem.add_(1e-5)
+    model.save(tmp_path / "trained")
+    command = ["convert", str(tmp_path / "trained"), str(tmp_path / "back.safetensors"), "--to", "original"]
+    assert main(command) == 0
+    back, before = load(tmp_path / "back.safetensors"), load(file)
+    assert torch.equal(back["input_blocks.0.0.weight"], stem)
+    assert {name for name in before if back[name].dtype != before[name].dtype} == {"input_blocks.0.0.weight"}
+    network.vector.label.weight[-1] = 1  # type: ignore[union-attr]
+    model.save(tmp_path / "trained")
+    assert main([*command[:2], str(tmp_path / "again.safetensors"), *command[3:]]) == 2
+    assert "no counterpart of vector.label: what stands for none has been trained" in capsys.readouterr().err
+
+
 def test_a_pickle_becomes_safetensors_when_asked(tmp_path: pathlib.Path, capsys: Capture) -> None:
     state = {f"model.diffusion_model.{name}": value for name, value in adm.weights(SDXL).items()}
     torch.save({"state_dict": state | {"betas": torch.ones(3)}}, tmp_path / "a.ckpt")

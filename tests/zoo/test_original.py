@@ -207,6 +207,14 @@ def test_orders_of_heads_differ_and_the_default_is_said() -> None:
     assert recognise(shapes, ADM.config).assumed == {}
 
 
+def test_where_text_and_picture_have_one_width_no_shape_tells_them_apart() -> None:
+    f = dataclasses.replace(X4, channel_mult=(1, 2, 3), context=96)
+    assert recognise(adm.shapes(f), f.config).assumed == {"text_only": (False, True, False)}
+    told = {**f.config, "disable_self_attentions": [True, True, False], "disable_middle_self_attn": False}
+    found = recognise(adm.shapes(f), told)
+    assert found.assumed == {} and found.config.text_only == (True, True, False)
+
+
 def test_no_class_adds_nothing() -> None:
     network = zoo.network(adm.weights(ADM), ADM.config)
     table = network.vector.label.weight  # type: ignore[union-attr]
