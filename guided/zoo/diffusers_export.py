@@ -19,38 +19,47 @@ from guided.zoo import diffusers_names as names
 from guided.zoo import names as tables
 from guided.zoo.counterpart import from_config
 from guided.zoo.diffusers_config import to_config
+from guided.zoo.export import exactly
 from guided.zoo.pipeline import INDEX, LAYOUT
+
+Stored = torch.dtype | Mapping[str, Any]
 
 
 def export(what: Model | UNet, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> pathlib.Path:
     """Write a network as a UNet2DConditionModel's folder, or a model that came from diffusers as a pipeline's.
 
-    Whole or not at all; what stood at `folder` before is replaced then, if it was one of diffusers. dtype: of the
-    weights; None gives them as they came, tensor by tensor and bit for bit, or in float32. Raises ValueError naming the
-    block, or the part of a model, that has no counterpart; OSError where the disk is full.
+    Whole or not at all. dtype: of the weights; None gives them as they came, tensor by tensor and bit for bit (in
+    float32 what was trained since, and what is ours). Raises ValueError naming the block, or the part of a model, that
+    has no counterpart; FileExistsError where the folder holds something; OSError where the disk is full.
     """
     place = pathlib.Path(folder)
-    known = (place / INDEX).is_file() or (place / "config.json").is_file()
-    if place.is_file() or (place.is_dir() and any(place.iterdir()) and not known):
-        raise ValueError(f"{place}: holds something other than a pipeline; choose a new folder")
+    if place.is_file() or (place.is_dir() and any(place.iterdir())):
+        raise FileExistsError(f"{place}: is there already; choose another name")
     if isinstance(what, UNet):
         with _files.folder(place) as aside:
-            _network(what, aside, from_config(what.config), {"dtype": dtype})
+            _network(what, aside, from_config(what.config), dtype or torch.float32)
         return place
     _model(what, place, dtype)
     return place
 
 
-def _network(network: UNet, folder: pathlib.Path, values: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-    """The `unet` folder of a network whose config.json is `values`; stored: the usual dtype, and others by name."""
+def _network(network: UNet, folder: pathlib.Path, values: Mapping[str, Any], stored: Stored) -> None:
+    """The `unet` folder of a network whose config.json is `values`.
+
+    stored: a dtype, or what a card says of those that the weights came in, as far as these still hold them.
+    """
     pairs = names.table(network, bool(values.get("use_linear_projection", False)))
     state = network.state_dict()
     left = tables.lost(pairs, state)
     if left:
         raise ValueError(f"{left[0]}: UNet2DConditionModel has no place for it, and it is not zero")
     folder.mkdir(parents=True, exist_ok=True)
-    usual, others = stored["dtype"] or torch.float32, stored.get("dtypes", {})
-    tensors = {name: value.to(others.get(name, usual)) for name, value in tables.write(pairs, state).items()}
+    tensors = tables.write(pairs, state)
+    if isinstance(stored, torch.dtype):
+        tensors = {name: value.to(stored) for name, value in tensors.items()}
+    else:
+        usual, others = stored.get("dtype", "F32"), stored.get("dtypes") or {}
+        tensors = {name: exactly(value, parts.FLOATS[others.get(name, usual)]) for name, value in tensors.items()}
     _safetensors.save(tensors, folder / f"{parts.STEM}.safetensors")
     _json(folder / "config.json", values)
 
@@ -74,7 +83,7 @@ def _model(model: Model, place: pathlib.Path, dtype: torch.dtype | None) -> None
     spec = model.encoders["text"].spec if "text" in model.encoders else None
     copies = towers.portable(spec)[1] if layout.get("index") else {}
     with _files.folder(place) as aside:
-        _network(network, aside / "unet", values, {"dtype": dtype} if dtype else _stored(layout))
+        _network(network, aside / "unet", values, dtype or layout)
         for name, entries in schedulers.items():
             (aside / name).mkdir()
             _json(aside / name / "scheduler_config.json", entries)
@@ -88,12 +97,6 @@ def _model(model: Model, place: pathlib.Path, dtype: torch.dtype | None) -> None
                 for name, v in index.items()
             }
             _json(aside / INDEX, kept)
-
-
-def _stored(layout: Mapping[str, Any]) -> dict[str, Any]:
-    """The dtypes that weights came in, as a card has them."""
-    others = {name: parts.FLOATS[kind] for name, kind in (layout.get("dtypes") or {}).items()}
-    return {"dtype": parts.FLOATS[layout.get("dtype", "F32")], "dtypes": others}
 
 
 def _scheduler(said: Framed) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def facts(folder: pathlib.Path) -> Facts:
     name = index.get("_class_name")
     if not _one_of(KINDS, name):
         raise ValueError(f"{folder / INDEX}: _class_name: expected one of {', '.join(KINDS)}, got {name!r:.80}")
-    kind = KINDS[name]
+    kind = KINDS[str(name)]
     needed = ["unet", "vae"] if kind.latent else ["unet"]
     needed += ["text_encoder"] if len(kind.text) == 1 else ["text_encoder", "text_encoder_2"]
     for part in needed:

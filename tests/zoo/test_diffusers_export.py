@@ -71,6 +71,11 @@ def test_weights_of_16_bits_come_out_as_they_went_in(tmp_path: Path) -> None:
         for key, value in theirs.state_dict().items():
             assert written[key].dtype == torch.float16 and torch.equal(value, written[key])
     assert model.generate("a cat", steps=1).tensor.isfinite().all()
+    with torch.no_grad():
+        model.denoiser.network.conv_in.bias += 1e-6  # type: ignore[union-attr]
+    trained = load_file(zoo.to_diffusers(model, tmp_path / "trained") / "unet" / WEIGHTS)
+    assert torch.equal(trained["conv_in.bias"], model.denoiser.network.conv_in.bias)  # type: ignore[union-attr]
+    assert trained["conv_in.weight"].dtype == torch.float16
     wide = load_file(zoo.to_diffusers(model, tmp_path / "wide", torch.float32) / "unet" / WEIGHTS)
     assert all(value.dtype == torch.float32 for value in wide.values())
 
@@ -198,8 +203,8 @@ def test_what_has_been_learnt_of_absence_is_not_lost(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds something other than a pipeline"):
+    with pytest.raises(FileExistsError, match="is there already"):
         zoo.to_diffusers(awake(OWN), tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
