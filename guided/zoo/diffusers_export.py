@@ -59,7 +59,7 @@ def _network(network: UNet, folder: pathlib.Path, values: Mapping[str, Any], sto
         tensors = {name: value.to(stored) for name, value in tensors.items()}
     else:
         usual, others = stored.get("dtype", "F32"), stored.get("dtypes") or {}
-        tensors = {name: exactly(value, parts.FLOATS[others.get(name, usual)]) for name, value in tensors.items()}
+        tensors = {name: exactly(value, parts.FLOATS[str(others.get(name, usual))]) for name, value in tensors.items()}
     _safetensors.save(tensors, folder / f"{parts.STEM}.safetensors")
     _json(folder / "config.json", values)
 

@@ -100,15 +100,15 @@ ZOO_DIFFUSERS = [
     Fault(
         "weights of 16 bits written in 32",
         "guided/zoo/diffusers_export.py",
-        "exactly(value, parts.FLOATS[others.get(name, usual)])",
+        "exactly(value, parts.FLOATS[str(others.get(name, usual))])",
         "value",
         f"{Z}/test_diffusers_export.py::test_weights_of_16_bits_come_out_as_they_went_in",
     ),
     Fault(
         "what was trained since is rounded",
         "guided/zoo/diffusers_export.py",
-        "exactly(value, parts.FLOATS[others.get(name, usual)])",
-        "value.to(parts.FLOATS[others.get(name, usual)])",
+        "exactly(value, parts.FLOATS[str(others.get(name, usual))])",
+        "value.to(parts.FLOATS[str(others.get(name, usual))])",
         f"{Z}/test_diffusers_export.py::test_weights_of_16_bits_come_out_as_they_went_in",
     ),
     Fault(
