@@ -102,6 +102,66 @@ def header(path: Path) -> Header:
         raise ValueError(f"{file}: not a sound safetensors file: {error}") from None
 
 
+@dataclass(frozen=True)
+class Files:
+    """The files of one set of weights, in the order of their index; variant as in `NAME.fp16.safetensors`."""
+
+    paths: tuple[pathlib.Path, ...]
+    variant: str | None = None
+    index: pathlib.Path | None = None
+
+
+VARIANTS = (None, "fp16", "bf16", "fp32")
+_SIBLING = re.compile(r"[A-Za-z0-9._-]+\.safetensors")
+
+
+def files(folder: Path, stem: str) -> Files | None:
+    """`STEM.safetensors` in a folder, or the shards of its index, or a variant of either; None where there is none.
+
+    Raises ValueError for an index that is no such list, or names anything but files beside it; FileNotFoundError where
+    one of them is missing.
+    """
+    place = pathlib.Path(folder)
+    for variant in VARIANTS:
+        end = "" if variant is None else f".{variant}"
+        single, index = place / f"{stem}{end}.safetensors", place / f"{stem}.safetensors.index{end}.json"
+        if single.is_file():
+            return Files((single,), variant)
+        if index.is_file():
+            return Files(tuple(place / name for name in _shards(index)), variant, index)
+    return None
+
+
+def _shards(index: pathlib.Path) -> list[str]:
+    if index.stat().st_size > HEADER_LIMIT:
+        raise ValueError(f"{index}: {index.stat().st_size} bytes, at most {HEADER_LIMIT} are read")
+    try:
+        names = json.loads(index.read_bytes())["weight_map"].values()
+        shards = sorted(set(names))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{index}: not an index of safetensors files ({error!r:.80})") from None
+    for name in shards:
+        if not isinstance(name, str) or not _SIBLING.fullmatch(name):
+            raise ValueError(f"{index}: weight_map: expected names of .safetensors files beside it, got {name!r:.80}")
+        if not (index.parent / name).is_file():
+            raise FileNotFoundError(f"{index}: names {name}, which is not in the folder")
+    if not shards:
+        raise ValueError(f"{index}: weight_map names no file")
+    return shards
+
+
+def headers(found: Files) -> dict[str, Entry]:
+    """The tensors of all files, none of which is read; ValueError where two hold one name."""
+    entries: dict[str, Entry] = {}
+    for path in found.paths:
+        tensors = header(path).tensors
+        twice = entries.keys() & tensors.keys()
+        if twice:
+            raise ValueError(f"{path}: {min(twice)} is in another file of the set too")
+        entries.update(tensors)
+    return entries
+
+
 def refuse_pickle(path: Path) -> None:
     """Raise ValueError if the file is a Python pickle by its name or its content; it is never unpickled."""
     file = pathlib.Path(path)

@@ -11,7 +11,8 @@ from torch import Tensor
 class Codec(Protocol):
     """`encode`: images (B, C, H, W) in [-1, 1] -> x0; `decode`: back. `limit`: the largest |x0|, None if unbounded."""
 
-    limit: float | None
+    @property
+    def limit(self) -> float | None: ...
 
     def encode(self, images: Tensor, /) -> Tensor: ...
 

@@ -112,11 +112,21 @@ def spread(value: Tensor, x: Tensor) -> Tensor:
     return value.reshape(-1, *[1] * (x.ndim - 1)) if value.ndim else value
 
 
+class Edge(Protocol):
+    """Makes of a condition, as it is declared, what a published network was trained to be given."""
+
+    @property
+    def accepts(self) -> frozenset[str]: ...
+
+    def __call__(self, x: Tensor, cond: Cond, /) -> Cond: ...
+
+
 class Denoiser(nn.Module):
     """A network in some parametrisation, as a `Denoise` of the common frame.
 
     lo, hi: the noise levels the network was trained on; it sees sigma clamped to them, the affine part the true one.
-    autocast: the dtype in which the network runs (None: its own). The state x keeps its dtype in any case.
+    autocast: the dtype in which the network runs (None: its own). The state x keeps its dtype in any case. edge: what
+    the condition goes through first, where the network does not see absent fields as such.
     """
 
     def __init__(
@@ -130,11 +140,12 @@ class Denoiser(nn.Module):
         self.lo = lo
         self.hi = hi
         self.autocast: torch.dtype | None = None
+        self.edge: Edge | None = None
 
     @property
     def accepts(self) -> frozenset[str]:
         """The fields of `Cond` that the network can see."""
-        return _accepted(self.network)
+        return _accepted(self.network) if self.edge is None else self.edge.accepts
 
     def forward(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         sigma = sigma.to(device=x.device, dtype=torch.float64).expand(len(x))
@@ -146,9 +157,11 @@ class Denoiser(nn.Module):
         scale = spread(self.parametrization.coefficients(sigma).scale, x)
         noise = self.parametrization.coefficients(sigma.clamp(self.lo, self.hi)).noise
         weights = next(self.network.parameters(), x)
+        cond = cond.only(self.accepts)
+        cond = cond if self.edge is None else self.edge(x, cond)
         with _autocast(x.device, self.autocast):
             seen = (scale * x).to(weights.dtype)
-            found: Tensor = self.network(seen, noise.to(_exact(weights)), cond.only(self.accepts))
+            found: Tensor = self.network(seen, noise.to(_exact(weights)), cond)
         return found.to(x.dtype)
 
 

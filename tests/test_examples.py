@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from tests.zoo import pipelines
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -60,6 +62,25 @@ def test_training_on_shapes(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPa
         sample__steps=2,
     )
     assert len(drawn) == 4 and len(list((tmp_path / "run" / "drawn").glob("*.png"))) == 4
+
+
+def test_guidance_in_an_interval_takes_fewer_evaluations(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("diffusers")
+    folder = pipelines.saved("sd-1.5", tmp_path / "sd")
+    found = load("stable_diffusion_interval").main(str(folder), "a cat", str(tmp_path / "out"), steps=8)
+    assert found["always"] == 16 and 8 < found["interval"] < 16
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+
+
+def test_two_stages_of_deepfloyd_if(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("diffusers")
+    first, second = (str(pipelines.saved(name, tmp_path / name)) for name in ("if-i-m", "if-ii-m"))
+    out = str(tmp_path / "out")
+    main = load("deepfloyd_if").main
+    drawn = main(first, second, "a cat", out, steps=2)
+    assert drawn.shape == (1, 3, 16, 16) and drawn.isfinite().all()
+    assert not drawn.equal(main(first, second, "a dog", out, steps=2))
+    assert len(list((tmp_path / "out").glob("*.png"))) == 4
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)

@@ -157,3 +157,39 @@ def test_comparing_names_the_first_differences() -> None:
     text = _safetensors.compare(expected, found)
     assert text is not None
     assert text.startswith("6 missing: w0, w4, w5, w6, w7, ...; 1 not expected: x; 1 of another shape: w3 is [4]")
+
+
+def test_the_files_of_a_set_of_weights(tmp_path: pathlib.Path) -> None:
+    assert _safetensors.files(tmp_path, "model") is None
+    one, two = {"a": torch.ones(2)}, {"b": torch.zeros(3)}
+    _safetensors.save(one, tmp_path / "x-1.safetensors")
+    _safetensors.save(two, tmp_path / "x-2.safetensors")
+    index = tmp_path / "model.safetensors.index.fp16.json"
+    index.write_text(json.dumps({"weight_map": {"b": "x-2.safetensors", "a": "x-1.safetensors"}}))
+    found = _safetensors.files(tmp_path, "model")
+    assert found is not None and found.variant == "fp16" and found.index == index
+    assert [path.name for path in found.paths] == ["x-1.safetensors", "x-2.safetensors"]
+    assert {name: entry.shape for name, entry in _safetensors.headers(found).items()} == {"a": (2,), "b": (3,)}
+    _safetensors.save(one, tmp_path / "model.safetensors")
+    plain = _safetensors.files(tmp_path, "model")
+    assert plain is not None and plain.variant is None and plain.paths == (tmp_path / "model.safetensors",)
+    with pytest.raises(ValueError, match="a is in another file of the set too"):
+        _safetensors.headers(_safetensors.Files((*found.paths, *plain.paths)))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "not an index"),
+        ("[]", "not an index"),
+        ('{"weight_map": []}', "not an index"),
+        ('{"weight_map": {}}', "weight_map names no file"),
+        ('{"weight_map": {"a": "../x.safetensors"}}', "expected names of .safetensors files beside it"),
+        ('{"weight_map": {"a": "x.bin"}}', "expected names of .safetensors files beside it"),
+        ('{"weight_map": {"a": "x.safetensors\\n"}}', "expected names of .safetensors files beside it"),
+    ],
+)
+def test_an_index_names_files_beside_it_alone(text: str, message: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        _safetensors.files(tmp_path, "model")

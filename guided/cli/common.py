@@ -24,7 +24,7 @@ Dtype = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 ModelOption = Annotated[
-    str, typer.Option("--model", help='A model folder, the folder of a run, or "emoji", the shipped model.')
+    str, typer.Option("--model", help='A folder of a model, a run or a diffusers pipeline, a hub id, or "emoji".')
 ]
 _DTYPES = {"float32": "float32", "fp32": "float32", "bf16": "bfloat16", "bfloat16": "bfloat16"}
 _DTYPES |= {"fp16": "float16", "float16": "float16"}
@@ -97,7 +97,7 @@ def open_model(path: str, device: str, dtype: str) -> Model:
     model = zoo.load_model(path)
     model.to(place)
     precision: torch.dtype = getattr(torch, wanted)
-    model.denoiser.autocast = None if wanted == "float32" else precision
+    model.compute_in(None if wanted == "float32" else precision)
     say(f"{model.name} on {place}, {wanted}")
     return model
 

@@ -17,7 +17,9 @@ EXAMPLE = "For example: [bold]guided convert 64x64_diffusion.pt runs/adm-64 --to
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A model: a folder, a run, or a published checkpoint.")],
     target: Annotated[pathlib.Path, typer.Argument(metavar="DST", help="What is written: a folder, or a file.")],
-    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="guided (a folder) or original (.safetensors).")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="FORMAT", help="guided or diffusers (folders), original (a file).")
+    ],
     pickle: Annotated[
         bool, typer.Option("--pickle", help="Read SRC even if it is a pickle (.pt, .ckpt), in a process of its own.")
     ] = False,
@@ -29,7 +31,8 @@ def convert(
 ) -> None:
     """Write a model in another format; what goes to guided and back is the same bit for bit.
 
-    guided: a model folder. original: one safetensors file with the names of guided-diffusion (input_blocks.N.M).
+    guided: a model folder. diffusers: a pipeline's folder, of what came from one. original: one safetensors file with
+    the names of guided-diffusion (input_blocks.N.M).
     """
     if to not in FORMATS:
         raise ValueError(f"--to: expected one of {', '.join(FORMATS)}, got {to!r}")
@@ -47,8 +50,8 @@ def _to_guided(source: str, target: pathlib.Path, pickle: bool, config: pathlib.
     from guided import zoo
     from guided.zoo import weights
 
-    if not pathlib.Path(source).is_file():
-        raise ValueError(f"{source}: --to guided: expected a published checkpoint's file")
+    if not (pathlib.Path(source).is_file() or (pathlib.Path(source) / "model_index.json").is_file()):
+        raise ValueError(f"{source}: --to guided: expected a published checkpoint's file, or a pipeline of diffusers")
     if target.exists():
         raise FileExistsError(f"{target}: is there already; choose another name")
     model = zoo.load(source, pickle=pickle, config=None if config is None else weights.config_of(config))
@@ -67,7 +70,19 @@ def _to_original(source: str, target: pathlib.Path, pickle: bool, config: pathli
     return export.export(zoo.load(source), target)
 
 
+def _to_diffusers(source: str, target: pathlib.Path, pickle: bool, config: pathlib.Path | None) -> list[pathlib.Path]:
+    from guided import zoo
+    from guided.model import Model
+    from guided.zoo import weights
+
+    model = zoo.load(source, pickle=pickle, config=None if config is None else weights.config_of(config))
+    if not isinstance(model, Model):
+        raise ValueError(f"{source}: a classifier of noisy pictures, for which diffusers has no class")
+    return [zoo.to_diffusers(model, target)]
+
+
 FORMATS: Mapping[str, Callable[[str, pathlib.Path, bool, pathlib.Path | None], list[pathlib.Path]]] = {
     "guided": _to_guided,
     "original": _to_original,
+    "diffusers": _to_diffusers,
 }

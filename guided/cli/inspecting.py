@@ -18,11 +18,13 @@ EXAMPLE = "For example: [bold]guided inspect out/000000.png[/bold]"
 
 
 def inspect(
-    file: Annotated[pathlib.Path, typer.Argument(help="A picture, a model folder, a run, or a weights file.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Read all weights: checksums, NaN and infinity.")] = False,
+    file: Annotated[pathlib.Path, typer.Argument(help="A picture, a folder of a model or a run, or a weights file.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all weights: sums, NaN, parity with diffusers.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Describe a picture, a model folder, the folder of a run, or a safetensors file.
+    """Describe a picture, a model folder, the folder of a run or of a diffusers pipeline, or a safetensors file.
 
     For a picture that guided drew this prints the command that makes it again.
     """
@@ -145,7 +147,13 @@ def _folder(path: pathlib.Path, verify: bool) -> dict[str, Any]:
         return _model(path, verify)
     if (path / "run.json").is_file():
         return _run(path, verify)
-    raise ValueError(f"{path}: neither a model folder (no card.json) nor a training run (no run.json)")
+    if (path / "model_index.json").is_file():
+        from guided.zoo.certificate import describe as of_pipeline
+
+        return of_pipeline(path, verify)
+    raise ValueError(
+        f"{path}: neither a model folder (no card.json) nor a training run (no run.json), nor a pipeline of diffusers"
+    )
 
 
 def _model(path: pathlib.Path, verify: bool) -> dict[str, Any]:
@@ -169,7 +177,7 @@ def _model(path: pathlib.Path, verify: bool) -> dict[str, Any]:
         "network": card["network"].get("class"),
         "parametrization": card["parametrization"],
         "range": card["range"],
-        "text": None if text is None else text if isinstance(text, str) else text.get("from"),
+        "text": text if text is None or isinstance(text, str) else text.get("from") or _towers(text),
         "defaults": card.get("defaults"),
         "data": card.get("data"),
         "metrics": card.get("metrics"),
@@ -177,6 +185,10 @@ def _model(path: pathlib.Path, verify: bool) -> dict[str, Any]:
         "checksums": "right" if verify else None,
     }
     return {name: value for name, value in facts.items() if value not in (None, {}, [])}
+
+
+def _towers(text: Mapping[str, Any]) -> list[str]:
+    return [str(tower.get("from")) for tower in text.get("towers", [])]
 
 
 def _drawn(card: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Mapping
@@ -18,10 +17,13 @@ from guided import denoiser as kinds
 from guided import frames, solvers
 from guided.codec import Codec, Pixels
 from guided.denoiser import Denoiser, LearnedVariance, Parametrization
+from guided.model import parts
 from guided.nn import EncoderUNet, UNet, UNetConfig
 
 FORMAT = "guided-model/1"
 FILES = ("model.safetensors", "early.safetensors")
+VAE = "vae"
+"""The folder of an autoencoder within a model's, in diffusers' own form."""
 SIDE = 8192
 """The longest side of a picture, in pixels."""
 STEPS = 10_000
@@ -29,7 +31,7 @@ _LIMIT = 8 << 20
 _PARAMETRIZATIONS = {kind.__name__: kind for kind in (kinds.EDM, kinds.Eps, kinds.X0, kinds.V, kinds.Flow)}
 _FRAMES = {frames.DDPM.__name__: frames.DDPM}
 _VARIANCES = {None: Denoiser, "learned": LearnedVariance}
-_CODECS = {"Pixels": Pixels}
+_CODECS = ("Pixels", "AutoencoderKL")
 
 
 class Placed(Protocol):
@@ -46,12 +48,7 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
     file = folder / "card.json"
     if not file.is_file():
         raise FileNotFoundError(f"{folder}: no card.json in it: not a model folder")
-    if file.stat().st_size > _LIMIT:
-        raise ValueError(f"{file}: {file.stat().st_size} bytes, at most {_LIMIT} are read")
-    try:
-        values = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not JSON ({error})") from None
+    values = parts.read(file, _LIMIT)
     try:
         return check(values)
     except ValueError as error:
@@ -71,7 +68,7 @@ def check(values: Any) -> dict[str, Any]:
     _size(values.get("size"))
     _defaults(values.get("defaults", {}))
     _calibrated(values.get("calibrated", {}))
-    for name in ("recipe", "data", "metrics", "provenance", "layout"):
+    for name in ("recipe", "data", "metrics", "provenance", "layout", "edge"):
         _mapping(name, values.get(name) or {})
     hashes = _mapping("sha256", values.get("sha256"))
     if set(hashes) - set(FILES) or not all(isinstance(value, str) for value in hashes.values()):
@@ -150,7 +147,7 @@ def network(values: Mapping[str, Any]) -> nn.Module:
     if described.get("class") not in ("UNet", "EncoderUNet"):
         raise ValueError(f"network: expected the class UNet or EncoderUNet, got {described.get('class')!r:.80}")
     config = _mapping("network.config", described.get("config"))
-    _bounded(config)
+    bounded(config)
     try:
         with torch.device("meta"), _Unset():
             made = UNetConfig.from_dict(config)
@@ -168,7 +165,8 @@ class _Unset(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _bounded(config: Mapping[str, Any]) -> None:
+def bounded(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for a network of absurd size."""
     # Even a network without memory takes a Python object for each of its layers.
     for name, value in config.items():
         listed = value if isinstance(value, list) else [value]
@@ -217,12 +215,18 @@ def denoiser(values: Mapping[str, Any], network: nn.Module) -> Denoiser:
     return _VARIANCES[variance](network, parametrization(values), *values["range"])
 
 
-def codec(values: Mapping[str, Any]) -> Codec:
-    """The codec of a card; raises ValueError."""
+def codec(values: Mapping[str, Any], folder: pathlib.Path | None = None) -> Codec:
+    """The codec of a card; an autoencoder lies in `vae` of the model's folder. Raises ValueError."""
     described = _mapping("codec", values.get("codec", {"class": "Pixels"}))
     if described.get("class") not in _CODECS:
         raise ValueError(f"codec: expected one of {', '.join(_CODECS)}, got {described.get('class')!r:.80}")
-    return _CODECS[described["class"]]()  # type: ignore[return-value]
+    if described["class"] == "Pixels":
+        return Pixels()
+    if folder is None:
+        raise ValueError("codec: AutoencoderKL: it lies in a model's folder")
+    from guided.model.autoencoder import open_autoencoder
+
+    return open_autoencoder(folder / VAE, described.get("sha256"))
 
 
 def describe(denoiser: Placed, codec: Codec) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class LazyEncoder:
     def opened(self) -> TextEncoder:
         """The encoder itself; raises what `guided.text.open` raises."""
         if self._opened is None:
-            self._opened = cast(TextEncoder, text.open(self.spec, device=self.device))
+            self._opened = text.open(self.spec, device=self.device)
         return self._opened
 
     def to(self, device: torch.device | str) -> LazyEncoder:

@@ -10,16 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from guided._files import checksum
 from guided.codec import Codec
 from guided.denoiser import Denoiser
 from guided.guide import Guide, Term
 from guided.model import card as cards
-from guided.model import store
+from guided.model import edge, store
+from guided.model.autoencoder import AutoencoderKL
 from guided.model.conditioning import LazyEncoder
 from guided.model.drawing import Progress, run
 from guided.model.request import Request, Size, plan
 from guided.model.result import Result
-from guided.nn import UNet
+from guided.nn import UNet, UNetConfig
 from guided.solvers import Solver
 from guided.text import TextEncoder
 
@@ -29,6 +31,7 @@ class Model:
 
     card: JSON; `size` [H, W] is needed, `name`, `classes`, `defaults` (steps, w, solver), `mean` (of the data, one
     number a channel), recipe, data, metrics and provenance as they are known. early: the weights of an early snapshot.
+    files: the weights files that the network came from, if not a folder of ours.
     Raises ValueError where the parts do not fit together.
     """
 
@@ -41,6 +44,7 @@ class Model:
         *,
         early: Mapping[str, Tensor] | None = None,
         source: str | None = None,
+        files: Sequence[pathlib.Path] | None = None,
     ) -> None:
         self.denoiser = denoiser.eval()
         self.codec = codec
@@ -49,7 +53,15 @@ class Model:
         self.source = source
         self._early = early
         self._hash: str | None = None
+        self._files = files
         store.fitting(self.card, self.encoders, denoiser.network)
+        self._set_edge()
+
+    def _set_edge(self) -> None:
+        said = self.card.get("edge")
+        if said is not None:
+            config: UNetConfig = self.denoiser.network.config  # type: ignore[assignment]
+            self.denoiser.edge = edge.of(said, config, self.codec, self.encoders.get("text"))
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Model:
@@ -60,7 +72,8 @@ class Model:
         weights hold NaN or infinity.
         """
         opened = store.read(pathlib.Path(folder), UNet, cards.denoiser)
-        encoders = {} if opened.card.get("text") is None else {"text": LazyEncoder(opened.card["text"])}
+        spec = opened.card.get("text")
+        encoders = {} if spec is None else {"text": LazyEncoder(spec)}
         model = cls(opened.framed, opened.codec, encoders, opened.card, early=opened.early, source=os.fspath(folder))
         model._hash = opened.hash
         return model
@@ -109,9 +122,9 @@ class Model:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the weights: of `model.safetensors` where it was opened from a folder or saved in float32."""
+        """SHA-256 of the weights: of the file it was opened from, or of `model.safetensors` if saved in float32."""
         if self._hash is None:
-            self._hash = store.hash_of(self.denoiser.network)
+            self._hash = store.hash_of(self.denoiser.network) if self._files is None else checksum(self._files)
         return self._hash
 
     def to(self, device: torch.device | str) -> Model:
@@ -121,6 +134,16 @@ class Model:
             name: encoder.to(device) if isinstance(encoder, LazyEncoder) else encoder
             for name, encoder in self.encoders.items()
         }
+        if isinstance(self.codec, AutoencoderKL):
+            self.codec.to(device)
+        self._set_edge()
+        return self
+
+    def compute_in(self, dtype: torch.dtype | None) -> Model:
+        """Compute in a dtype by autocast, network and autoencoder, None: in their own; the state stays as it is."""
+        self.denoiser.autocast = dtype
+        if isinstance(self.codec, AutoencoderKL):
+            self.codec.autocast = dtype
         return self
 
     def early(self) -> Denoiser | None:
@@ -130,7 +153,7 @@ class Model:
         network = store.blank(self.denoiser.network)
         network.load_state_dict(dict(self._early), assign=True)
         weak = type(self.denoiser)(network, self.denoiser.parametrization, self.denoiser.lo, self.denoiser.hi)
-        weak.autocast = self.denoiser.autocast
+        weak.autocast, weak.edge = self.denoiser.autocast, self.denoiser.edge
         return weak.eval().requires_grad_(False).to(self.device)
 
     def generate(

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from guided import _files, _safetensors
 from guided.codec import Codec
 from guided.model import card as cards
+from guided.model import towers
+from guided.model.autoencoder import AutoencoderKL
 from guided.nn import EncoderUNet
 
 F = TypeVar("F", bound=nn.Module)
@@ -73,7 +75,9 @@ def read(path: pathlib.Path, kind: type[nn.Module], frame: Callable[[Mapping[str
         raise ValueError(f"{folder}: holds {what}; guided.load opens it")
     try:
         framed = frame(values, network)
-        codec = cards.codec(values)
+        if values.get("text") is not None:
+            values["text"] = towers.placed(values["text"], folder)
+        codec = cards.codec(values, folder)
     except ValueError as error:
         raise ValueError(f"{folder / 'card.json'}: {error}") from None
     digest = _hashed(folder, MODEL, values["sha256"])
@@ -123,22 +127,28 @@ def write(
     early: Mapping[str, Tensor] | None,
     dtype: torch.dtype,
 ) -> None:
-    """Write a model folder, whole or not at all."""
+    """Write a model folder, whole or not at all: the network, an autoencoder in `vae`, towers of text beside it."""
     if dtype not in _FLOATS:
         raise ValueError(f"dtype: expected one of {', '.join(map(str, _FLOATS))}, got {dtype}")
     refuse_other(folder)
+    text, copies = towers.portable(card.get("text"))
     values = {"format": cards.FORMAT, "name": folder.name, **card, **cards.describe(denoiser, codec), "sha256": {}}
+    values["text"] = text
     cards.check(values)
     state = {MODEL: denoiser.network.state_dict()} | ({EARLY: early} if early is not None else {})
     need = sum(value.numel() * dtype.itemsize for group in state.values() for value in group.values())
+    need += sum(file.stat().st_size for file in copies)
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     _files.require_space(folder.absolute().parent, need + (1 << 20))
     with _files.folder(folder) as aside:
         for name, tensors in state.items():
             _safetensors.save(tensors, aside / name, dtype)
             values["sha256"][name] = _files.sha256(aside / name)
-        text = json.dumps(_strict(values), indent=1, ensure_ascii=False, allow_nan=False)
-        (aside / "card.json").write_text(text + "\n", encoding="utf-8")
+        if isinstance(codec, AutoencoderKL):
+            values["codec"]["sha256"] = codec.save(aside / cards.VAE)
+        towers.copy(copies, aside)
+        said = json.dumps(_strict(values), indent=1, ensure_ascii=False, allow_nan=False)
+        (aside / "card.json").write_text(said + "\n", encoding="utf-8")
 
 
 def amend(folder: pathlib.Path, changes: Mapping[str, Any], out: pathlib.Path | None = None) -> pathlib.Path:
@@ -150,9 +160,12 @@ def amend(folder: pathlib.Path, changes: Mapping[str, Any], out: pathlib.Path | 
         return folder
     refuse_other(out)
     with _files.folder(out) as aside:
-        for file in sorted(folder.iterdir()):
-            if file.is_file() and not file.name.startswith("."):
-                shutil.copyfile(file, aside / file.name)
+        for file in sorted(folder.rglob("*")):
+            inner = file.relative_to(folder)
+            if file.is_file() and not any(part.startswith(".") for part in inner.parts):
+                target = aside / inner
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
         (aside / "card.json").write_text(text, encoding="utf-8")
     return out
 

@@ -110,7 +110,7 @@ class UNetConfig:
             value = getattr(self, name)
             if name != "text_only" or value:
                 _need(len(value) == count, name, f"{count} entries, one for each of widths", value)
-        for width, depth in zip((*self.widths, self.widths[-1]), self._depths, strict=True):
+        for width, depth in zip((*self.widths, self.widths[-1]), self.levels_and_middle, strict=True):
             if depth and width % (self.heads or self.head_width):
                 name = "heads" if self.heads else "head_width"
                 raise ValueError(f"{name}: {self.heads or self.head_width} does not divide the width {width}")
@@ -119,9 +119,9 @@ class UNetConfig:
         if not self.token_width:
             for name in ("cross_width", "pool_heads", "context_norm"):
                 _need(not getattr(self, name), name, "token_width > 0 beside it, the width of the text's tokens", 0)
-            if self.attention in ("cross", "added") and any(self._depths):
+            if self.attention in ("cross", "added") and any(self.levels_and_middle):
                 raise ValueError(f"attention: {self.attention!r} reads text; give token_width or choose 'self'")
-        elif not self.pool_heads and (self.attention == "self" or not any(self._depths)):
+        elif not self.pool_heads and (self.attention == "self" or not any(self.levels_and_middle)):
             raise ValueError(
                 "token_width: nothing reads the tokens; choose attention 'cross', 'added' or 'transformer' and a "
                 "depth above 0 at some level, or pool_heads"
@@ -135,7 +135,8 @@ class UNetConfig:
             raise ValueError("context_norm: needs attention 'added'")
 
     @property
-    def _depths(self) -> tuple[int, ...]:
+    def levels_and_middle(self) -> tuple[int, ...]:
+        """Attention blocks after a residual block of each level, and of the middle."""
         return (*self.depth, self.middle_depth if self.middle_blocks else 0)
 
     @property

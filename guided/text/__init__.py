@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from guided.text._locate import locate, tokenizer_folder
 from guided.text.cache import TokenCache
 from guided.text.encoder import Encoded, PromptCut, TextEncoder, open
+from guided.text.prompts import PromptEncoder
 
-__all__ = ["Encoded", "PromptCut", "TextEncoder", "TokenCache", "open"]
+__all__ = ["Encoded", "PromptCut", "PromptEncoder", "TextEncoder", "TokenCache", "locate", "open", "tokenizer_folder"]

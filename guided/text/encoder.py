@@ -15,7 +15,7 @@ from torch import Tensor
 
 from guided.text._words import Tokenizer
 
-Null = Literal["learned", "empty"]
+Null = Literal["learned", "empty", "zeros"]
 Tower = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 # On a CPU prompts go through one by one: then the states of a prompt are the same bits in any company.
@@ -45,15 +45,22 @@ class TextEncoder(Protocol):
 
     spec reopens it (JSON; `guided.text.open`). key names everything that decides its states, for caches. width
     is C, vector_width V (0: no vector), length the most tokens it reads. null says how it was trained to hear
-    nothing: "empty" by the states of "", "learned" not at all, so that a network learns its own.
+    nothing: "empty" by the states of "", "zeros" by states of zero, "learned" not at all, so that a network learns its
+    own.
     """
 
-    spec: dict[str, Any]
-    key: str
-    width: int
-    vector_width: int
-    length: int
-    null: Null
+    @property
+    def spec(self) -> dict[str, Any]: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def vector_width(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def null(self) -> Null: ...
 
     def __call__(self, texts: Sequence[str]) -> Encoded: ...
 
@@ -129,17 +136,22 @@ def open(
     length: int | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
-) -> FrozenEncoder:
+) -> TextEncoder:
     """Open a frozen text encoder.
 
     spec: "minilm"; a folder or hub id (`org/name`, `org/name/subfolder`) of a transformers text encoder or of
     an open_clip model; "open_clip:ARCH:FILE.safetensors"; or the `spec` of an encoder opened before, which must
-    then have the same weights and tokenizer. length: the most tokens read, by default what the encoder can.
+    then have the same weights and tokenizer; or {"towers": [...]}, see `guided.text.PromptEncoder`. length: the most
+    tokens read, by default what the encoder can.
     dtype: what the weights are computed in (float32 by default); the states are float32 in any case. Weights
     are read from safetensors only, no code of a repository is run, a local folder opens without the network.
 
     Raises ValueError for an unknown or changed encoder, FileNotFoundError if it is not there or not to be had.
     """
+    if isinstance(spec, Mapping) and "towers" in spec:
+        from guided.text.prompts import open_towers
+
+        return open_towers(spec, torch.device(device))
     from guided.text._open import open_encoder
 
     return open_encoder(spec, length, torch.device(device), dtype)

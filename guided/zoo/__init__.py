@@ -9,12 +9,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from guided import _safetensors
 from guided.model import Model, NoisyClassifier, opened
 from guided.nn import EncoderUNet, UNet
-from guided.zoo import opening, weights
+from guided.zoo import diffusers_open, hub, opening, pipeline, weights
 from guided.zoo.recognise import is_original
 
 SHIPPED = ("emoji",)
@@ -24,7 +25,8 @@ _WEIGHTS = (".safetensors", ".gguf", ".onnx")
 def load(
     path_or_id: str | os.PathLike[str], *, pickle: bool = False, config: Mapping[str, Any] | None = None
 ) -> Model | NoisyClassifier:
-    """Open a model: a model folder, the folder of a finished training run, "emoji", the shipped one, or a checkpoint.
+    """Open a model: a folder of ours, of a finished training run or of a diffusers pipeline, a published checkpoint,
+    "emoji", the shipped one, or a pipeline of the hub by its id, owner/name, which is then kept in the hub's cache.
 
     The folder of a classifier of noisy pictures gives a `NoisyClassifier`. The name of a shipped model goes before a
     folder of that name; write ./emoji for the folder. A checkpoint is guided-diffusion's, as .safetensors, as the
@@ -38,15 +40,25 @@ def load(
         model.source = name
         return model
     path = pathlib.Path(name).expanduser()
-    if path.is_dir() and (path / "model_index.json").is_file():
-        raise ValueError(f"{name}: a diffusers pipeline; this version of guided opens its own model folders only")
+    found: Model | NoisyClassifier
     if not path.exists():
-        hub = " Models of the hub are not opened by this version." if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else ""
-        raise FileNotFoundError(f"{name}: no such model folder, and no shipped model ({', '.join(SHIPPED)}).{hub}")
-    found = _file(path, pickle, config) if path.is_file() else opened(path)
+        if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+            raise FileNotFoundError(f"{name}: no such model folder, and no shipped model ({', '.join(SHIPPED)}).")
+        found = pipeline.open_pipeline(hub.fetch(name), name)
+    elif (path / pipeline.INDEX).is_file():
+        found = pipeline.open_pipeline(path)
+    else:
+        found = _file(path, pickle, config) if path.is_file() else opened(path)
     if isinstance(found, Model):
         found.source = name
     return found
+
+
+def to_diffusers(what: Model | UNet, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> pathlib.Path:
+    """Write a network, or a model that came from diffusers, as a folder that it opens: `diffusers_export.export`."""
+    from guided.zoo.diffusers_export import export
+
+    return export(what, folder, dtype)
 
 
 def load_model(path_or_id: str | os.PathLike[str]) -> Model:
@@ -79,12 +91,13 @@ def _by_our_names(state: Mapping[str, Tensor], config: Mapping[str, Any] | None)
     return opening.own(state, config)
 
 
-def _by_diffusers_names(state: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> UNet | EncoderUNet:
-    """The network of a checkpoint in diffusers' names; these are not read yet."""
-    raise ValueError(
-        f"{opening.UNKNOWN} It names {', '.join(sorted(state)[:5])}, ...; known are the original layout "
-        "(input_blocks.N.M) and guided's own"
-    )
+def _by_diffusers_names(state: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> UNet:
+    if not any(name.startswith("time_embedding.") for name in state):
+        raise ValueError(
+            f"{opening.UNKNOWN} It names {', '.join(sorted(state)[:5])}, ...; known are the original layout "
+            "(input_blocks.N.M), diffusers' (down_blocks.N.resnets.M) and guided's own"
+        )
+    return diffusers_open.network(state, config)
 
 
 def shipped(name: str) -> pathlib.Path:

@@ -82,7 +82,7 @@ def _as_it_came(network: UNet | EncoderUNet, came: Mapping[str, Any]) -> dict[st
         said = Options(**options)  # type: ignore[arg-type]
         table = layout(network.config, said, isinstance(network, EncoderUNet))
         found = names.write(table, network.state_dict())
-        state = {f"{prefix}{name}": _exactly(value, TORCH[others.get(name, dtype)]) for name, value in found.items()}
+        state = {f"{prefix}{name}": exactly(value, TORCH[others.get(name, dtype)]) for name, value in found.items()}
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"card: layout: not one that guided wrote: {came!r:.200} ({error})") from None
     vector = network.vector
@@ -97,7 +97,7 @@ def _as_it_came(network: UNet | EncoderUNet, came: Mapping[str, Any]) -> dict[st
     return state
 
 
-def _exactly(value: Tensor, dtype: torch.dtype) -> Tensor:
+def exactly(value: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor in the dtype it came in, or, once it was trained beyond what that holds, as it is."""
     cast = value.to(dtype)
     return cast if torch.equal(cast.to(value.dtype), value) else value

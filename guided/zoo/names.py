@@ -136,3 +136,14 @@ class Then:
 
     def write(self, whole: Tensor) -> list[Tensor]:
         return self.first.write(self.second.write(whole)[0])
+
+
+def lost(table: Iterable[Pair], state: Mapping[str, Tensor]) -> list[str]:
+    """Those of our tensors that the checkpoint has no place for, and that hold something: zeros are made again."""
+    found = []
+    for pair in table:
+        if isinstance(pair.form, NullRow | Absent):
+            value = state[pair.ours]
+            again = pair.form.read(pair.form.write(value)).to(value)
+            found += [] if torch.equal(again, value) else [pair.ours]
+    return found

@@ -19,7 +19,8 @@ from tests.faults.solvers import SOLVERS
 from tests.faults.train import TRAIN
 from tests.faults.tuning import TUNING
 from tests.faults.zoo import ZOO
+from tests.faults.zoo_diffusers import ZOO_DIFFUSERS
 
-FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *BENCH, *TUNING, *ZOO]
+FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *BENCH, *TUNING, *ZOO, *ZOO_DIFFUSERS]
 
 __all__ = ["FAULTS", "ROOT", "Fault", "caught"]
