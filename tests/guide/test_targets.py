@@ -142,7 +142,7 @@ def moved(name: str, before: float, after: float) -> None:
         lambda: g.cfg(3).during(0.3, 20),
         lambda: g.cfg(lambda sigma, next_sigma: 1 + 2 * (sigma > 0.5)),
         lambda: g.nested((3, {"tokens", "mask"})),
-        lambda: g.cfgpp(0.3),
+        lambda: g.cfgpp(1.0),
         lambda: g.independent(3, prompts(captions())),
         lambda: g.compose([(prompts(captions()), 3)]),
         lambda: g.perp_neg(3, (prompts(("a large red circle in the center",)), 0.5)),
@@ -316,7 +316,7 @@ def test_repaint_keeps_what_is_known_and_fits_the_rest_to_it() -> None:
         lambda: g.cfg(STRONG) >> g.apg(0.0, -0.5, 15.0),
         lambda: g.cfg(STRONG) >> g.frequency(),
         lambda: g.cfg(STRONG).during(0.3, 5),
-        lambda: g.cfgpp(0.5),
+        lambda: g.cfgpp(1.0),
     ],
 )
 def test_less_beyond_the_range_of_a_picture(make: Callable[[], Guide]) -> None:
