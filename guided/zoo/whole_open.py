@@ -110,6 +110,7 @@ def open_whole(
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     whole = describe(found, shapes, _scale(config))
     table = whole.table()
+    dtypes_of({pair.ours: state[pair.ours] for pair in table})
     schedule, predicts, assumed = _predicts(found, whole)
     parts = names.write(table, state)
     unet, vae = _part(parts, "unet"), _part(parts, "vae")
