@@ -49,7 +49,7 @@ def _installed() -> tuple[dict[str, int], list[str]] | None:
     except ImportError:
         return None
     made = open_clip.SimpleTokenizer()
-    vocabulary = dict(made.encoder)
+    vocabulary: dict[str, int] = dict(made.encoder)
     if len(vocabulary) != SIZE:
         return None
     own = {"<start_of_text>": START, "<end_of_text>": END}

@@ -23,10 +23,10 @@ from guided.zoo.whole import EMA, VAE
 def export(model: Model | NoisyClassifier, target: pathlib.Path) -> list[pathlib.Path]:
     """Write a model's network as one safetensors file in the original layout; returns what was written.
 
-    A network that came from this layout gets the names, order of heads and dtypes it came with, so its tensors are
-    what they were bit for bit, unless it was trained since. One of ours is written in float32, and what no tensor tells
-    in a JSON beside it. Raises ValueError naming the block that has no counterpart, FileExistsError where a file is in
-    the way.
+    A latent pipeline is written whole (`whole_export.tensors`). A network that came from this layout gets the names,
+    order of heads and dtypes it came with, so its tensors are what they were bit for bit, unless it was trained since.
+    One of ours is written in float32, and what no tensor tells in a JSON beside it. Raises ValueError naming the block
+    that has no counterpart, FileExistsError where a file is in the way.
     """
     _named(target)
     network = (model if isinstance(model, NoisyClassifier) else model.denoiser).network
@@ -54,8 +54,8 @@ def rewrite(
 ) -> list[pathlib.Path]:
     """The network of a checkpoint, as one safetensors file of the same names and bits; returns what was written.
 
-    Of a latent diffusion's whole file all of it but the copy of moving averages. It is recognised whole first, so nothing is missing from the new file. Raises as `guided.load`, FileExistsError
-    where a file is in the way.
+    Of a whole latent diffusion it is all but the copy of moving averages. It is recognised first, so nothing is missing
+    from the new file. Raises as `guided.load`, FileExistsError where a file is in the way.
     """
     _named(target)
     _free([target])

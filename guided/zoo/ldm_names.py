@@ -62,7 +62,7 @@ def autoencoder_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         "quant_conv": (2 * latent, 2 * latent, 1),
         "post_quant_conv": (latent, latent, 1),
     }
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for pair in autoencoder(config):
         name = pair.theirs[0]
         layer, _, end = name.rpartition(".")

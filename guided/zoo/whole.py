@@ -41,7 +41,7 @@ class Tower:
     @property
     def projected(self) -> bool:
         """Whether its pooled state is read."""
-        return self.config["architectures"] == ["CLIPTextModelWithProjection"]
+        return list(self.config["architectures"]) == ["CLIPTextModelWithProjection"]
 
     def pairs(self) -> Iterator[Pair]:
         """Its tensors in the file and in its folder."""

@@ -21,7 +21,7 @@ from guided.denoiser import Eps, Parametrization, V
 from guided.frames import DDPM, Framed
 from guided.model import Model, autoencoder
 from guided.model.towers import REST
-from guided.zoo import bpe, diffusers_open, names, pipeline
+from guided.zoo import bpe, diffusers_open, names, pipeline, weights
 from guided.zoo.counterpart import from_config
 from guided.zoo.diffusers_export import scheduler
 from guided.zoo.families import LATENT
@@ -125,11 +125,11 @@ def open_whole(
     stored_as, unlike = dtypes_of(vae)
     stored = {name: (tuple(value.shape), unlike.get(name, stored_as)) for name, value in vae.items()}
     codec = autoencoder.filled(said.vae or {}, stored, lambda: vae, path / VAE.rstrip("."))
-    network = diffusers_open.filled(said.config, unet, copy=True)
+    network = diffusers_open.filled(said.config, unet)
     card = pipeline.card_of(said, dtypes)
     card["name"] = path.name.partition(".")[0]
     card["provenance"] |= {"family": found.family or said.kind.family, "assumed": assumed}
-    return pipeline.assembled(said, spec, network, codec, card, files=(path,))
+    return pipeline.assembled(said, spec, network, codec, card, files=weights.parts(path))
 
 
 def _part(parts: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
@@ -214,7 +214,7 @@ def _laid_out(
     for name, state in tensors.items():
         for key, value in sorted(state.items()):
             digest.update(f"{name} {key} {value.dtype} {list(value.shape)}\n".encode())
-            digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     place = _files.cache("pipelines") / digest.hexdigest()[:24]
     if place.is_dir():
         return place

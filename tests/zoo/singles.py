@@ -125,9 +125,7 @@ def state_of(kind: str, place: Path) -> dict[str, Tensor]:
     else:
         found |= {f"cond_stage_model.model.{name}": value for name, value in _open_clip(text).items()}
         layer = {n: v for n, v in found.items() if ".resblocks.2." in n}  # the last, which SD 2 does not read
-        found |= {
-            name.replace(".2.", ".3."): torch.randn(v.shape, generator=g).to(usual) for name, v in layer.items()
-        }
+        found |= {name.replace(".2.", ".3."): torch.randn(v.shape, generator=g).to(usual) for name, v in layer.items()}
         found["cond_stage_model.model.text_projection"] = torch.randn(128, 128, generator=g).to(usual)
         found["cond_stage_model.model.logit_scale"] = torch.tensor(4.6)
     if kind == "sdxl":
