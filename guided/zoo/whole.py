@@ -17,6 +17,7 @@ from guided.zoo.recognise import Recognised, blank
 
 UNET, VAE, EMA = "model.diffusion_model.", "first_stage_model.", "model_ema."
 SD, XL = "cond_stage_model.", "conditioner.embedders."
+WANTED = "its U-Net works on latents: a diffusers folder holds all parts, zoo.network gives the U-Net alone"
 HEAD = 64
 """The width of a head in every published tower of CLIP's text."""
 # What is beside the parts within their prefixes, and is not read: buffers, and what trained them.
@@ -120,9 +121,6 @@ def _within(shapes: Shapes, prefix: str, what: str) -> dict[str, tuple[int, ...]
     if not own:
         raise ValueError(f"{prefix}: not in the file: it has no text encoder ({what}); {WANTED}")
     return own
-
-
-WANTED = "a diffusers folder holds all parts, zoo.network gives the U-Net alone"
 
 
 def _count(own: Shapes, stem: str) -> int:

@@ -254,26 +254,20 @@ def test_a_tokenizer_is_looked_for_and_the_places_are_said(both: Both, tmp_path:
         guided.load(alone, config={**config, "tokenizer": str(tmp_path / "none")})
 
 
-def test_clips_vocabulary_is_in_open_clip(tmp_path: Path) -> None:
-    """The tokenizer made of it gives open_clip's own ids, and pads as it was told."""
-    ensure_torchvision()
-    import open_clip
-
-    own = open_clip.SimpleTokenizer()
-    for pad, number in (("!", 0), (bpe.END, 49407)):
-        for name, content in bpe.files([tmp_path / "tokenizer"], bpe.SIZE, pad).items():
-            (tmp_path / name).write_bytes(content)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
-        assert type(tokenizer).__name__.startswith("CLIPTokenizer") and len(tokenizer) == 49408
-        assert tokenizer.pad_token_id == number and tokenizer.model_max_length == 77
-        # As in the published folders, a "!" in a prompt is the padding's where that is "!".
-        last = "left!" if number else "left"
-        for text in ("", f"A photo of a cat, 12.5% {last}", "an astronaut's horse - in 1969", "Crème brûlée, 日本語"):
-            assert tokenizer(text)["input_ids"] == [49406, *own.encode(text), 49407]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bpe, "_installed", lambda: None)
-        with pytest.raises(FileNotFoundError, match=r"nowhere, the package open_clip.*on the hub"):
-            bpe.files([Path("nowhere")], bpe.SIZE, "!")
+def test_a_file_alone_gets_clips_tokenizer(both: Both, tmp_path: Path) -> None:
+    state = load_file(both["sd1"][1])
+    name = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
+    state[name] = torch.randn(bpe.SIZE, 128, generator=torch.Generator().manual_seed(3))
+    file = tmp_path / "it.safetensors"
+    save_file(state, file)
+    model = opened(file, singles.CONFIGS["sd1"])
+    (tower,) = model.encoders["text"].opened.towers  # type: ignore[union-attr]
+    assert tower.words("a cat").ids == [49406, 320, 2368, 49407] and tower.pad == 49407
+    # The same file again is the same folder in the cache.
+    assert (
+        opened(file, singles.CONFIGS["sd1"]).encoders["text"].spec["towers"][0]["from"]
+        == (model.encoders["text"].spec["towers"][0]["from"])
+    )
 
 
 WIDE: dict[str, Any] = {"max_position_embeddings": 77, "vocab_size": 49408}
