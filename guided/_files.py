@@ -42,6 +42,11 @@ def writing(path: Path) -> Iterator[pathlib.Path]:
         raise
 
 
+def cache(room: str) -> pathlib.Path:
+    """Where what can be made again is kept: the folder `room` in `$GUIDED_CACHE`, or in ~/.cache/guided."""
+    return pathlib.Path(os.environ.get("GUIDED_CACHE") or pathlib.Path.home() / ".cache" / "guided") / room
+
+
 def write(path: Path, content: bytes | str) -> None:
     """Write a whole file atomically; text is UTF-8."""
     with writing(path) as aside:

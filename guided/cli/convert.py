@@ -31,8 +31,9 @@ def convert(
 ) -> None:
     """Write a model in another format; what goes to guided and back is the same bit for bit.
 
-    guided: a model folder. diffusers: a pipeline's folder, of what came from one. original: one safetensors file with
-    the names of guided-diffusion (input_blocks.N.M).
+    guided: a model folder. diffusers: a pipeline's folder, of what came from one or from a whole single file. original:
+    one safetensors file with the names of guided-diffusion (input_blocks.N.M); of a latent pipeline the whole file, as
+    it came but for the copy of moving averages (model_ema).
     """
     if to not in FORMATS:
         raise ValueError(f"--to: expected one of {', '.join(FORMATS)}, got {to!r}")

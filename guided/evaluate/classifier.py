@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from guided import _files
 from guided.evaluate.features import batches, unit
 from guided.evaluate.figures import share
 from guided.evaluate.network import Classifier, ClassifierConfig
@@ -136,7 +137,7 @@ def augmented(images: Tensor, schedule: Schedule, rng: torch.Generator) -> Tenso
 
 def cache_folder() -> pathlib.Path:
     """Where trained classifiers are kept: `$GUIDED_CACHE` or ~/.cache/guided, in `classifiers`."""
-    return pathlib.Path(os.environ.get("GUIDED_CACHE") or pathlib.Path.home() / ".cache" / "guided") / "classifiers"
+    return _files.cache("classifiers")
 
 
 def cached_classifier(

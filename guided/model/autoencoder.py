@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -66,12 +66,17 @@ class AutoencoderKL:
         self.network.to(device)
         return self
 
+    def tensors(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """Its tensors by the names of the network, in the dtypes they came in or in `dtype`."""
+        state = self.network.state_dict()
+        return {new: state[new].to(dtype or parts.FLOATS[stored]) for new, stored in self.names.values()}
+
     def save(self, folder: pathlib.Path, dtype: torch.dtype | None = None) -> str:
         """Write the folder as diffusers reads it, its tensors as they came or in `dtype`; returns their SHA-256."""
         folder.mkdir(parents=True, exist_ok=True)
-        state = self.network.state_dict()
-        tensors = {old: state[new].to(dtype or parts.FLOATS[stored]) for old, (new, stored) in self.names.items()}
-        _safetensors.save(tensors, folder / f"{parts.STEM}.safetensors")
+        tensors = self.tensors(dtype)
+        named = {old: tensors[new] for old, (new, _) in self.names.items()}
+        _safetensors.save(named, folder / f"{parts.STEM}.safetensors")
         _files.write(folder / "config.json", json.dumps(self.config, indent=2) + "\n")
         return _files.sha256(folder / f"{parts.STEM}.safetensors")
 
@@ -105,19 +110,33 @@ def open_autoencoder(folder: pathlib.Path, sha256: str | None = None) -> Autoenc
     if sha256 is not None and _files.sha256(found.paths[0]) != sha256:
         raise ValueError(f"{found.paths[0]}: its SHA-256 is not {sha256}: damaged, or replaced")
     entries = parts.entries(found, folder)
+    stored = {name: (entry.shape, entry.dtype) for name, entry in entries.items()}
+    return filled(values, stored, lambda: parts.load(found), folder)
+
+
+def filled(
+    values: Mapping[str, Any],
+    stored: Mapping[str, tuple[tuple[int, ...], str]],
+    load: Callable[[], Mapping[str, Tensor]],
+    place: pathlib.Path,
+) -> AutoencoderKL:
+    """The autoencoder of a config.json with these tensors, read once they are known to fit.
+
+    stored: shape and dtype by name; place: what messages call it.
+    """
     diffusers = parts.diffusers("a latent model needs diffusers for its autoencoder")
     with parts.quiet(diffusers), torch.device("meta"):
         try:
             network = diffusers.AutoencoderKL.from_config(values)
         except Exception as error:  # whatever its constructor makes of the values
-            raise ValueError(f"{folder / 'config.json'}: {error}") from None
+            raise ValueError(f"{place / 'config.json'}: {error}") from None
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    names = {old: _modern(old) for old in entries}
-    difference = _safetensors.compare(wanted, {new: entries[old].shape for old, new in names.items()})
+    names = {old: _modern(old) for old in stored}
+    difference = _safetensors.compare(wanted, {new: stored[old][0] for old, new in names.items()})
     if difference is not None:
-        raise ValueError(f"{folder}: does not fit its config.json: {difference}")
-    network.load_state_dict({names[old]: value.float() for old, value in parts.load(found).items()}, assign=True)
-    known = {old: (new, entries[old].dtype) for old, new in names.items()}
+        raise ValueError(f"{place}: does not fit its config.json: {difference}")
+    network.load_state_dict({names[old]: value.float() for old, value in load().items()}, assign=True)
+    known = {old: (new, stored[old][1]) for old, new in names.items()}
     return AutoencoderKL(network.eval().requires_grad_(False), values, known)
 
 

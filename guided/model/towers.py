@@ -11,6 +11,8 @@ from guided.text import locate, tokenizer_folder
 
 # Never a pickle, and no weights beside those that are read.
 _SMALL = (".json", ".txt", ".model")
+REST = "original.safetensors"
+"""In the folder of a first tower: what else was in the single file that a pipeline came in."""
 
 
 def portable(spec: Any) -> tuple[Any, dict[pathlib.Path, str]]:
@@ -26,7 +28,8 @@ def portable(spec: Any) -> tuple[Any, dict[pathlib.Path, str]]:
         end = "" if i == 0 else f"_{i + 1}"
         tokenizer = tokenizer_folder(found.folder)
         # Encoder and tokenizer go side by side, as diffusers has them, where they lay so and where they lay in one.
-        for file in (*found.weights, *_small(found.folder)):
+        rest = [file for file in [found.folder / REST] if file.is_file()]
+        for file in (*found.weights, *rest, *_small(found.folder)):
             copies[file] = f"text_encoder{end}/{file.name}"
         for file in _small(tokenizer):
             copies[file] = f"{'text_encoder' if tokenizer == found.folder else 'tokenizer'}{end}/{file.name}"

@@ -29,10 +29,12 @@ def load(
     "emoji", the shipped one, or a pipeline of the hub by its id, owner/name, which is then kept in the hub's cache.
 
     The folder of a classifier of noisy pictures gives a `NoisyClassifier`. The name of a shipped model goes before a
-    folder of that name; write ./emoji for the folder. A checkpoint is guided-diffusion's, as .safetensors, as the
-    .safetensors.index.json of several, or, only with pickle=True, as .pt; `config` is then its own (its flags, or the
-    YAML beside it), for what no tensor says. Raises FileNotFoundError where there is none, ValueError where it is
-    damaged or of another kind.
+    folder of that name; write ./emoji for the folder. A checkpoint is guided-diffusion's, or the whole file of a Stable
+    Diffusion 1, 2, XL, inpainting or x4 upscaler, as .safetensors, as the .safetensors.index.json of several, or, only
+    with pickle=True, as .pt or .ckpt; `config` is then its own (its flags, or the YAML beside it), for what no tensor
+    says. The tokenizer is in no such file: it is the folder `tokenizer` beside it, or the one that config names as
+    `tokenizer`, else CLIP's own, from open_clip or the hub. Raises FileNotFoundError where there is none, ValueError
+    where it is damaged or of another kind.
     """
     name = os.fspath(path_or_id)
     if name in SHIPPED:

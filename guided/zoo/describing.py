@@ -10,17 +10,43 @@ from guided.denoiser import V
 from guided.zoo import opening
 from guided.zoo.deduce import Shapes
 from guided.zoo.recognise import Recognised, is_original, recognise
+from guided.zoo.whole import EMA, SD, VAE, XL
+from guided.zoo.whole_open import describe
 
 
 def described(path: pathlib.Path, shapes: Shapes) -> dict[str, Any]:
     """Facts of the network that a file's tensors make; empty where their names are of no layout that is known."""
     if not is_original(shapes):
         return {}
+    said = opening.beside(path)
     try:
-        found = recognise(shapes, opening.beside(path))
+        found = recognise(shapes, said)
     except ValueError as error:
         return {"network": f"in the original layout, but: {error}"}
-    return facts(found)
+    return facts(found) | (parts(found, shapes) if found.latent else {})
+
+
+def parts(found: Recognised, shapes: Shapes) -> dict[str, Any]:
+    """Which parts of a latent diffusion are in a file, and what `guided.load` makes of them."""
+    beside = {"U-Net": found.prefix, "autoencoder": VAE, "text encoder": SD, "text encoders": XL}
+    beside |= {"moving averages": EMA}
+    held = {
+        part: [math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix)]
+        for part, prefix in beside.items()
+    }
+    told = {part: f"{len(sizes)} tensors, {sum(sizes):,} parameters" for part, sizes in held.items() if sizes}
+    rest = len(shapes) - sum(map(len, held.values()))
+    told |= {"others": f"{rest} tensors"} if rest > 0 else {}
+    try:
+        whole = describe(found, shapes)
+    except ValueError as error:
+        return {"parts": told, "opens": f"no: {error}"}
+    text = " + ".join(
+        f"{'CLIP' if tower.clip else 'open_clip'}, {tower.config['hidden_size']} wide, "
+        f"{tower.config['num_hidden_layers']} layers read" for tower in whole.towers
+    )  # fmt: skip
+    side = whole.vae["sample_size"]
+    return {"parts": told, "text": text, "pictures": f"{side} x {side}", "opens": "as a model"}
 
 
 def facts(found: Recognised) -> dict[str, Any]:

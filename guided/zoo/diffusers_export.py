@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from guided import _files, _safetensors
 from guided.frames import DDPM, Framed
@@ -44,7 +45,15 @@ def export(what: Model | UNet, folder: str | os.PathLike[str], dtype: torch.dtyp
 
 
 def _network(network: UNet, folder: pathlib.Path, values: Mapping[str, Any], stored: Stored) -> None:
-    """The `unet` folder of a network whose config.json is `values`.
+    """The `unet` folder of a network whose config.json is `values`; stored: as for `tensors_of`."""
+    tensors = tensors_of(network, values, stored)
+    folder.mkdir(parents=True, exist_ok=True)
+    _safetensors.save(tensors, folder / f"{parts.STEM}.safetensors")
+    _json(folder / "config.json", values)
+
+
+def tensors_of(network: UNet, values: Mapping[str, Any], stored: Stored) -> dict[str, Tensor]:
+    """The tensors of a UNet2DConditionModel whose config.json is `values`.
 
     stored: a dtype, or what a card says of those that the weights came in, as far as these still hold them.
     """
@@ -53,15 +62,11 @@ def _network(network: UNet, folder: pathlib.Path, values: Mapping[str, Any], sto
     left = tables.lost(pairs, state)
     if left:
         raise ValueError(f"{left[0]}: UNet2DConditionModel has no place for it, and it is not zero")
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = tables.write(pairs, state)
     if isinstance(stored, torch.dtype):
-        tensors = {name: value.to(stored) for name, value in tensors.items()}
-    else:
-        usual, others = stored.get("dtype", "F32"), stored.get("dtypes") or {}
-        tensors = {name: exactly(value, parts.FLOATS[str(others.get(name, usual))]) for name, value in tensors.items()}
-    _safetensors.save(tensors, folder / f"{parts.STEM}.safetensors")
-    _json(folder / "config.json", values)
+        return {name: value.to(stored) for name, value in tensors.items()}
+    usual, others = stored.get("dtype", "F32"), stored.get("dtypes") or {}
+    return {name: exactly(value, parts.FLOATS[str(others.get(name, usual))]) for name, value in tensors.items()}
 
 
 def _model(model: Model, place: pathlib.Path, dtype: torch.dtype | None) -> None:
@@ -78,7 +83,7 @@ def _model(model: Model, place: pathlib.Path, dtype: torch.dtype | None) -> None
             "alone goes out by to_diffusers(model.denoiser.network, folder)"
         )
     index = dict(layout.get("index") or {"_class_name": "UNet2DConditionModel"})
-    schedulers = {"scheduler": layout.get("scheduler") or _scheduler(said)}
+    schedulers = {"scheduler": layout.get("scheduler") or scheduler(said)}
     schedulers |= {name: layout[name] for name in ("low_res_scheduler", "image_noising_scheduler") if name in layout}
     spec = model.encoders["text"].spec if "text" in model.encoders else None
     copies = towers.portable(spec)[1] if layout.get("index") else {}
@@ -99,7 +104,7 @@ def _model(model: Model, place: pathlib.Path, dtype: torch.dtype | None) -> None
             _json(aside / INDEX, kept)
 
 
-def _scheduler(said: Framed) -> dict[str, Any]:
+def scheduler(said: Framed) -> dict[str, Any]:
     """The scheduler of a model of our own in DDPM's noise levels."""
     frame, kind = said.frame, type(said.predicts).__name__
     assert isinstance(frame, DDPM)

@@ -17,22 +17,27 @@ from guided.zoo import names, weights
 from guided.zoo.opening import LAYOUT, TORCH, beside, dtypes_of, tensors
 from guided.zoo.original import Options, layout, without_counterpart
 from guided.zoo.recognise import recognise
+from guided.zoo.whole import EMA, VAE
 
 
 def export(model: Model | NoisyClassifier, target: pathlib.Path) -> list[pathlib.Path]:
     """Write a model's network as one safetensors file in the original layout; returns what was written.
 
-    A network that came from this layout gets the names, order of heads and dtypes it came with, so its tensors are
-    what they were bit for bit, unless it was trained since. One of ours is written in float32, and what no tensor tells
-    in a JSON beside it. Raises ValueError naming the block that has no counterpart, FileExistsError where a file is in
-    the way.
+    A latent pipeline is written whole (`whole_export.tensors`). A network that came from this layout gets the names,
+    order of heads and dtypes it came with, so its tensors are what they were bit for bit, unless it was trained since.
+    One of ours is written in float32, and what no tensor tells in a JSON beside it. Raises ValueError naming the block
+    that has no counterpart, FileExistsError where a file is in the way.
     """
     _named(target)
     network = (model if isinstance(model, NoisyClassifier) else model.denoiser).network
     if not isinstance(network, UNet | EncoderUNet):
         raise ValueError(f"the original layout holds a UNet or an EncoderUNet, got {type(network).__name__}")
+    from guided.zoo import whole_export
+
     came = model.card.get("layout") or {}
-    if came.get("name") == LAYOUT:
+    if isinstance(model, Model) and whole_export.is_whole(model):
+        state, said = whole_export.tensors(model), None
+    elif came.get("name") == LAYOUT:
         state, said = _as_it_came(network, came), None
     else:
         state, said = ours(network), settings(network)
@@ -47,10 +52,10 @@ def export(model: Model | NoisyClassifier, target: pathlib.Path) -> list[pathlib
 def rewrite(
     source: pathlib.Path, target: pathlib.Path, *, pickle: bool = False, config: Mapping[str, Any] | None = None
 ) -> list[pathlib.Path]:
-    """The network of a checkpoint alone, as one safetensors file of the same names and bits; returns what was written.
+    """The network of a checkpoint, as one safetensors file of the same names and bits; returns what was written.
 
-    It is recognised whole first, so nothing is missing from the new file. Raises as `guided.load`, FileExistsError
-    where a file is in the way.
+    Of a whole latent diffusion it is all but the copy of moving averages. It is recognised first, so nothing is missing
+    from the new file. Raises as `guided.load`, FileExistsError where a file is in the way.
     """
     _named(target)
     _free([target])
@@ -60,7 +65,9 @@ def rewrite(
         dtypes_of(tensors(found, state))
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
-    _safetensors.save({name: value for name, value in state.items() if name.startswith(found.prefix)}, target)
+    whole = found.latent and any(name.startswith(VAE) for name in state)
+    kept = [name for name in state if (not name.startswith(EMA) if whole else name.startswith(found.prefix))]
+    _safetensors.save({name: state[name] for name in kept}, target)
     return [target]
 
 

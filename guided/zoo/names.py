@@ -138,6 +138,19 @@ class Then:
         return self.first.write(self.second.write(whole)[0])
 
 
+@dataclass(frozen=True)
+class Inverse:
+    """A form of one tensor the other way: what it writes is read."""
+
+    form: Form
+
+    def read(self, parts: Sequence[Tensor]) -> Tensor:
+        return self.form.write(parts[0])[0]
+
+    def write(self, whole: Tensor) -> list[Tensor]:
+        return [self.form.read([whole])]
+
+
 def lost(table: Iterable[Pair], state: Mapping[str, Tensor]) -> list[str]:
     """Those of our tensors that the checkpoint has no place for, and that hold something: zeros are made again."""
     found = []

@@ -83,8 +83,13 @@ def open_file(
     """
     state = weights.read(path, pickle=pickle)
     said = beside(path) if config is None else config
+    plain = None if said is None else {name: value for name, value in said.items() if name != "tokenizer"}
     try:
-        found = recognise({name: tuple(value.shape) for name, value in state.items()}, said)
+        found = recognise({name: tuple(value.shape) for name, value in state.items()}, plain)
+        if found.latent:
+            from guided.zoo.whole_open import open_whole
+
+            return open_whole(path, state, found, said)
         check_whole(found)
         made = assembled(found, loaded(found, state), path.name.partition(".")[0])
     except ValueError as error:
@@ -104,12 +109,6 @@ def beside(path: pathlib.Path) -> Mapping[str, Any] | None:
 
 def check_whole(found: Recognised) -> None:
     """Raise ValueError where a network alone does not draw, or where nothing says on which noise it was trained."""
-    kind = found.family or "a network of its own"
-    if found.latent:
-        raise ValueError(
-            f"the U-Net of {kind} works on latents: it draws with its VAE and its text encoder, which this version of "
-            "guided does not open from such a file. zoo.network gives the U-Net; a diffusers folder holds all parts"
-        )
     if found.size is None:
         raise ValueError("its pictures' size stands in no tensor: give config= with image_size")
     if found.schedule is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from guided.model import Model, parts
 from guided.model import card as cards
 from guided.model.autoencoder import open_autoencoder, read_config
 from guided.model.conditioning import LazyEncoder
-from guided.nn import UNetConfig
+from guided.nn import UNet, UNetConfig
 from guided.text import locate, tokenizer_folder
 from guided.zoo import diffusers_open
 from guided.zoo.diffusers_config import to_config
@@ -210,21 +210,34 @@ def open_pipeline(folder: pathlib.Path, name: str | None = None) -> Model:
     half-loads.
     """
     said = facts(folder)
-    spec = _text_spec(said)
+    spec = text_spec(said)
     codec: Codec = Pixels() if said.vae is None else open_autoencoder(folder / "vae")
     network, dtypes = diffusers_open.folder(folder / "unet", said.config)
+    files = parts.weights(folder / "unet").paths
+    card = card_of(said, dtypes)
+    if name is not None:
+        card |= {"name": name, "provenance": {**card["provenance"], "revision": folder.name}}
+    return assembled(said, spec, network, codec, card, files=files)
+
+
+def assembled(
+    said: Facts,
+    spec: Mapping[str, Any],
+    network: UNet,
+    codec: Codec,
+    card: Mapping[str, Any],
+    *,
+    files: Sequence[pathlib.Path],
+) -> Model:
+    """The model of a pipeline's parts; spec: of its text encoders, files: where its network's weights came from."""
     frame = said.schedule
     learned = said.config.out_channels == 2 * said.config.in_channels
     kind = LearnedVariance if learned else Denoiser
     denoiser = kind(network, Framed(frame, said.predicts), frame.lo, frame.hi)
-    files = parts.weights(folder / "unet").paths
-    card = _card(said, dtypes)
-    if name is not None:
-        card |= {"name": name, "provenance": {**card["provenance"], "revision": folder.name}}
-    return Model(denoiser, codec, {"text": LazyEncoder(spec)}, card, source=str(folder), files=files)
+    return Model(denoiser, codec, {"text": LazyEncoder(spec)}, card, source=str(said.folder), files=files)
 
 
-def _text_spec(said: Facts) -> dict[str, Any]:
+def text_spec(said: Facts) -> dict[str, Any]:
     """What `guided.text.open` makes the pipeline's encoder of."""
     towers = []
     for i, tower in enumerate(said.kind.text):
@@ -240,7 +253,8 @@ def _text_spec(said: Facts) -> dict[str, Any]:
     return {"towers": towers, "null": "zeros" if zeros else "empty", "length": None if said.kind.latent else 77}
 
 
-def _card(said: Facts, dtypes: Mapping[str, str]) -> dict[str, Any]:
+def card_of(said: Facts, dtypes: Mapping[str, str]) -> dict[str, Any]:
+    """The card of its model; dtypes: what its network's tensors are stored in."""
     edge: dict[str, Any] = {}
     if said.config.vector_width:
         edge["sizes"] = said.unet["addition_time_embed_dim"]

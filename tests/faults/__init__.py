@@ -20,7 +20,9 @@ from tests.faults.train import TRAIN
 from tests.faults.tuning import TUNING
 from tests.faults.zoo import ZOO
 from tests.faults.zoo_diffusers import ZOO_DIFFUSERS
+from tests.faults.zoo_whole import ZOO_WHOLE
 
-FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *BENCH, *TUNING, *ZOO, *ZOO_DIFFUSERS]
+FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *BENCH, *TUNING, *ZOO]
+FAULTS += [*ZOO_DIFFUSERS, *ZOO_WHOLE]
 
 __all__ = ["FAULTS", "ROOT", "Fault", "caught"]

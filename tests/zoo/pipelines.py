@@ -46,7 +46,9 @@ def vae(levels: int = 2, **changes: Any) -> Any:
     ).eval()
 
 
-def clip(end: str, projected: bool, width: int, seed: int, projection: int = 10) -> dict[str, Any]:
+def clip(
+    end: str, projected: bool, width: int, seed: int, projection: int = 10, act: str = "quick_gelu"
+) -> dict[str, Any]:
     """A CLIP tower and its tokenizer, which knows letters alone, as the parts of a pipeline."""
     import transformers
     from open_clip.tokenizer import bytes_to_unicode
@@ -64,6 +66,7 @@ def clip(end: str, projected: bool, width: int, seed: int, projection: int = 10)
         num_hidden_layers=3,
         num_attention_heads=2,
         projection_dim=projection,
+        hidden_act=act,
         bos_token_id=len(names) - 2,
         eos_token_id=len(names) - 1,
     )
