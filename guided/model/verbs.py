@@ -102,7 +102,7 @@ class Verbs:
         seed: int = 0,
         batch: int | None = None,
     ) -> Edited:
-        """Paint beyond the borders: expand = (left, top, right, bottom) pixels; below strength 1 starting from the edge.
+        """Paint beyond the borders: expand = (left, top, right, bottom) pixels; below strength 1 from the edge.
 
         Else as `inpaint`; the photo itself comes back bit for bit, in the middle of a larger one.
         """

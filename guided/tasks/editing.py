@@ -66,7 +66,8 @@ def opened(model: Model, edit: Edit) -> tuple[Stage, list[int], Request]:
         raise ValueError(
             f"strength: expected a number from 0 (the photo itself) to 1 (drawn anew), got {edit.strength!r}"
         )
-    sources = list(edit.photo) if isinstance(edit.photo, list | tuple) else [edit.photo]
+    several = isinstance(edit.photo, list | tuple)
+    sources = cast(Sequence[photo.Source], edit.photo if several else [edit.photo])
     photos = tuple(photo.read(source) for source in sources)
     if len({(found.size, found.mode, found.alpha, found.bits) for found in photos}) != 1:
         raise ValueError("photos of one call are of one size, mode and depth: edit others one by one")
@@ -93,8 +94,10 @@ def _spread(request: Request, count: int) -> tuple[Request, list[int]]:
     rows = max(count, given)
     if rows > given and asked is not None:
         one = cast(Sequence[Any], asked)[0] if several else asked
-        name = "prompts" if request.prompts is not None else "labels"
-        request = dataclasses.replace(request, **{name: [one] * rows})
+        if request.prompts is not None:
+            request = dataclasses.replace(request, prompts=[cast(str, one)] * rows)
+        else:
+            request = dataclasses.replace(request, labels=[cast("str | int", one)] * rows)
     if asked is None and count > 1:
         return dataclasses.replace(request, n=request.n * count), [i for i in range(count) for _ in range(request.n)]
     return request, [i if count > 1 else 0 for i in range(rows) for _ in range(request.n)]

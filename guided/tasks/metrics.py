@@ -69,7 +69,8 @@ def _luma(array: Array, part: slice) -> NDArray[np.float64]:
         _mirrored(np.arange(a - 5, b + 5), n) for a, b, n in ((part.start, part.stop, height), (0, width, width))
     )
     first, last = int(rows.min()), int(rows.max()) + 1
-    return (_levels(array, slice(first, last)) @ _LUMA)[rows - first][:, columns]
+    found: NDArray[np.float64] = (_levels(array, slice(first, last)) @ _LUMA)[rows - first][:, columns]
+    return found
 
 
 def _mirrored(index: Array, n: int) -> Array:

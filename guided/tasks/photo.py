@@ -81,7 +81,7 @@ class Photo:
             picture = turned
         else:
             picture = picture.convert("CMYK")
-        found = np.asarray(picture)[0].reshape(len(value), -1)
+        found: Array = np.asarray(picture)[0].reshape(len(value), -1)
         return found.astype(np.uint16) * 257 if self.bits == 16 else found
 
     def padded(self, expand: tuple[int, int, int, int]) -> Photo:
@@ -157,7 +157,9 @@ def _of_array(array: Array) -> Photo:
         cover = stored[..., -1:].astype(np.int64)
         rgb = ((rgb * cover + top * (top - cover) + top // 2) // top).astype(array.dtype)
     stored = np.ascontiguousarray(stored)
-    return Photo(stored, rgb, "L" if channels < 3 else "RGB", alpha, sha256=hashlib.sha256(stored).hexdigest())
+    return Photo(
+        stored, rgb, "L" if channels < 3 else "RGB", alpha, sha256=hashlib.sha256(stored.tobytes()).hexdigest()
+    )
 
 
 def _bytes(picture: Image.Image) -> bytes:

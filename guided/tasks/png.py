@@ -24,7 +24,7 @@ def encode(array: NDArray[Any], texts: dict[str, str] | None = None, profile: by
     if profile is not None:
         chunks.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile)))
     chunks += [(b"tEXt", key.encode() + b"\0" + text.encode("latin-1")) for key, text in (texts or {}).items()]
-    chunks += [(b"IDAT", zlib.compress(lines, 6)), (b"IEND", b"")]
+    chunks += [(b"IDAT", zlib.compress(lines.tobytes(), 6)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, content) for kind, content in chunks)
 
 

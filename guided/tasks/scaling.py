@@ -55,11 +55,11 @@ def down(array: Array, size: tuple[int, int]) -> NDArray[np.float32]:
 class Up:
     """A small picture (h, w, C) seen at the size of a large one, some of its rows at a time."""
 
-    def __init__(self, small: NDArray[np.float32], size: tuple[int, int]) -> None:
+    def __init__(self, small: NDArray[Any], size: tuple[int, int]) -> None:
         self.same = small.shape[:2] == size
         self.rows = matrix(small.shape[0], size[0])
         self.wide = small if self.same else np.einsum("xw,hwc->hxc", matrix(small.shape[1], size[1]), small)
 
-    def __call__(self, part: slice) -> NDArray[np.float32]:
+    def __call__(self, part: slice) -> NDArray[Any]:
         """(rows, W, C)."""
         return self.wide[part] if self.same else np.einsum("yh,hxc->yxc", self.rows[part], self.wide, optimize=True)

@@ -84,7 +84,7 @@ class Stage:
         mask = None if self.mask is None else self.part(self.mask)
         stored, colours = photo.stored.copy(), photo.rgb.copy()
         for rows in strips(*shape):
-            new = drawn(rows)
+            new: Array = drawn(rows)
             if coarse is not None:
                 detail = window[rows] - coarse(rows)
                 new = new + (detail if mask is None else (1 - strength * mask[rows, :, None]) * detail)

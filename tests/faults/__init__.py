@@ -16,11 +16,26 @@ from tests.faults.operators import OPERATORS
 from tests.faults.perturbing import PERTURBING
 from tests.faults.rooms import ROOMS
 from tests.faults.solvers import SOLVERS
+from tests.faults.tasks import TASKS
 from tests.faults.train import TRAIN
 from tests.faults.tuning import TUNING
 from tests.faults.zoo import ZOO
 from tests.faults.zoo_diffusers import ZOO_DIFFUSERS
 
-FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *BENCH, *TUNING, *ZOO, *ZOO_DIFFUSERS]
+FAULTS = [
+    *CORE,
+    *TRAIN,
+    *ROOMS,
+    *GUIDE,
+    *ODE,
+    *OPERATORS,
+    *PERTURBING,
+    *SOLVERS,
+    *BENCH,
+    *TUNING,
+    *ZOO,
+    *ZOO_DIFFUSERS,
+    *TASKS,
+]
 
 __all__ = ["FAULTS", "ROOT", "Fault", "caught"]

@@ -230,6 +230,22 @@ def test_without_a_mask_a_large_photo_keeps_its_detail() -> None:
     assert 0 < inner < 0.2 * np.abs(np.diff(given.astype(float), axis=1)).mean()
 
 
+def test_colours_under_alpha_are_freed_of_the_background() -> None:
+    """What the model draws is what is seen on white: the stored colour is the one that gives it there."""
+    model = build.plain_model()
+    given = photo(8, (16, 16, 4))
+    given[..., 3] = 200
+    found = model.edit(given, strength=0.3, steps=2)
+    stored = found.arrays[0].astype(float)
+    seen = (stored[..., :3] * 200 + 255 * 55) / 255
+    assert np.abs(seen - found.colours[0]).max() <= 0.51
+    before = (given[..., :3].astype(float) * 200 + 255 * 55) / 255
+    x0 = np.floor(before + 0.5).astype(np.uint8)
+    flat = model.edit(x0, strength=0.3, steps=2).arrays[0].astype(float)
+    reachable = (flat >= 55) & (flat <= 255)
+    assert np.abs(seen - flat)[reachable].max() <= 1
+
+
 def test_outpainting_keeps_the_photo_in_the_middle() -> None:
     model = build.words_model()
     for dtype, channels in ((np.uint8, 3), (np.uint16, 4), (np.uint8, 1)):
