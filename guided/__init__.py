@@ -15,7 +15,20 @@ __version__ = "0.1.0"
 
 _ROOMS = (
     *("cond", "noise", "path", "codec", "denoiser", "oracle", "solvers", "sampling", "guide", "nn", "text", "data"),
-    *("analyze", "frames", "ode", "operators", "perturbation", "model", "train", "tune", "evaluate", "zoo", "cli"),
+    *(
+        "analyze",
+        "frames",
+        "ode",
+        "operators",
+        "perturbation",
+        "model",
+        "tasks",
+        "train",
+        "tune",
+        "evaluate",
+        "zoo",
+        "cli",
+    ),
 )
 _NAMES = {
     "Cond": "cond",

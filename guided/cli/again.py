@@ -12,6 +12,8 @@ def command(record: Mapping[str, Any]) -> str | None:
     """The command line that draws the picture of a record; None where it was drawn in Python, as no command can."""
     if not isinstance(record.get("steps"), int) or "seed" not in record or "model" not in record:
         return None
+    if "task" in record:  # made of another picture, which the record does not hold
+        return None
     if "guide" in record and "w" not in record and "expression" not in record:
         return None
     from guided.solvers import NAMES
@@ -47,6 +49,8 @@ def remark(record: Mapping[str, Any]) -> str | None:
     """What a person should know who repeats it."""
     if "model" not in record:
         return "drawn with a model that was not opened from a folder: no command makes it again"
+    if "task" in record:
+        return f"made of another picture ({record['task']}): Model.edit and its kin make it again from that one"
     if command(record) is None:
         return "drawn in Python with a guide, a solver or a path of its own: no command makes it again"
     batch = record.get("batch")

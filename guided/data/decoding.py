@@ -39,11 +39,13 @@ def decode(
     background: str | tuple[int, int, int] = "white",
     channels: int = 3,
     max_pixels: int = MAX_PIXELS,
+    managed: bool = True,
 ) -> Decoded:
     """Decode a picture by its content, upright, in sRGB, with alpha composited on `background`.
 
     `channels`: 1 (luma), 3 (RGB) or 4 (RGBA, alpha kept); any other number is that of the array in a `.npy`
-    file. 16-bit pictures come as uint16, full scale 65535. Only the first frame of an animation is read.
+    file. 16-bit pictures come as uint16, full scale 65535. managed: False leaves the numbers
+    as they are stored where the picture has a colour profile. Only the first frame of an animation is read.
     Raises BadPicture with one line that says why, Refused (a BadPicture) where the header claims more than
     `max_pixels` or the bytes are hostile; FileNotFoundError where a path does not exist.
     """
@@ -53,16 +55,18 @@ def decode(
     if channels not in (1, 3, 4):
         raise ValueError(f"channels: expected 1, 3 or 4 for a picture file, got {channels}")
     image = _open(data, name, max_pixels)
+    if not managed:
+        image.info.pop("icc_profile", None)
     notes: list[str] = []
     try:
         if getattr(image, "is_animated", False) and image.format != "MPO":
             notes.append(f"{image.format} with several frames: the first one is used")
             image.seek(0)
         pixels, alpha = _pixels(image, data, notes)
-        turn = _orientation(image)
+        turn = orientation(image)
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, MemoryError ...
         raise BadPicture(f"{name}: {_why_broken(error, image.format, data)}") from None
-    pixels = _upright(_merge(pixels, alpha, background, channels), turn)
+    pixels = upright(_merge(pixels, alpha, background, channels), turn)
     height, width = pixels.shape[:2]
     if max(height, width) > EXTREME * min(height, width):
         notes.append(f"extreme aspect ratio: {width}x{height}")
@@ -187,7 +191,7 @@ def _rgb(pixels: Pixels) -> Pixels:
     return np.repeat(pixels, 3, -1) if pixels.shape[-1] == 1 else pixels
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8; a damaged EXIF block says nothing and harms nothing."""
     try:
         turn = image.getexif().get(0x0112, 1)
@@ -196,7 +200,8 @@ def _orientation(image: Image.Image) -> int:
     return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
 
 
-def _upright(pixels: Pixels, turn: int) -> Pixels:
+def upright(pixels: Pixels, turn: int) -> Pixels:
+    """Pixels (H, W, C) turned and mirrored as an EXIF orientation says."""
     if turn >= 5:
         pixels = pixels.swapaxes(0, 1)
     flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}

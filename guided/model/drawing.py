@@ -65,7 +65,9 @@ def begin(model: Model, plan: Plan, rows: slice, noise: Noise) -> tuple[Denoise,
     shape = (model.channels, plan.size[0] // factor, plan.size[1] // factor)
     x = float(plan.path[0]) * noise(0, shape).to(model.device)
     mean = model.card.get("mean")
-    if mean is not None:
+    if plan.x0 is not None:
+        x = x + (plan.x0 if len(plan.x0) == 1 else plan.x0[rows]).to(x)
+    elif mean is not None:
         x = x + torch.tensor(mean, dtype=x.dtype, device=x.device).reshape(-1, 1, 1)
     return denoise, x
 

@@ -21,12 +21,13 @@ from guided.model.conditioning import LazyEncoder
 from guided.model.drawing import Progress, run
 from guided.model.request import Request, Size, plan
 from guided.model.result import Result
+from guided.model.verbs import Verbs
 from guided.nn import UNet, UNetConfig
 from guided.solvers import Solver
 from guided.text import TextEncoder
 
 
-class Model:
+class Model(Verbs):
     """A denoiser, its codec, its encoders of conditions by name ("text"), and its card.
 
     card: JSON; `size` [H, W] is needed, `name`, `classes`, `defaults` (steps, w, solver), `mean` (of the data, one

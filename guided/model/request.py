@@ -76,6 +76,7 @@ class Plan:
     expression: str | None  # the text that the guide was written as
     negative: str | int | None
     batch: int
+    x0: Tensor | None = None  # (B or 1, C, h, w) in the codec's space: what the path begins from; None: noise alone
 
 
 def plan(model: Model, request: Request) -> Plan:

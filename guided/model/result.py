@@ -36,18 +36,27 @@ class Result(list[Image.Image]):
     def __init__(self, tensor: Tensor, records: Sequence[Mapping[str, Any]], bits: int = 8) -> None:
         if tensor.ndim != 4 or len(tensor) != len(records):
             raise ValueError(f"a result is (B, C, H, W) with B records, got {tuple(tensor.shape)} and {len(records)}")
-        self.tensor = tensor.detach().to("cpu", torch.float32).clamp(-1, 1)
+        self._tensor = tensor.detach().to("cpu", torch.float32).clamp(-1, 1)
         self.records = [dict(record) for record in records]
         self.bits = bits
-        super().__init__(_picture(array) for array in levels(self.tensor, 8))
+        super().__init__(_picture(array) for array in levels(self._tensor, 8))
+
+    @property
+    def tensor(self) -> Tensor:
+        """(B, C, H, W) float32 in [-1, 1], on the CPU."""
+        return self._tensor
 
     @property
     def arrays(self) -> Array:
         """(B, H, W, C), uint8 or uint16: the whole range of the bit depth."""
         return levels(self.tensor, self.bits)
 
+    def encoded(self, index: int) -> tuple[str, bytes]:
+        """The suffix and the content of one picture's file, which holds all of its bits and its record."""
+        return ".png", png(self[index], self.records[index])
+
     def save(self, folder: str | os.PathLike[str], name: str = "") -> list[pathlib.Path]:
-        """Write one PNG a picture, each with its record, and a line a picture in `images.jsonl`; returns the paths.
+        """Write one file a picture, each with its record, and a line a picture in `images.jsonl`; returns the paths.
 
         The files are numbered (`name000000.png`, ...) after those that are there: nothing is ever overwritten, also
         where several processes write to one folder. Raises OSError where the folder cannot be written.
@@ -55,9 +64,10 @@ class Result(list[Image.Image]):
         place = pathlib.Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         paths = []
-        for picture, record in zip(self, self.records, strict=True):
-            with _numbered(place, name) as path:
-                _files.write(path, png(picture, record))
+        for index, record in enumerate(self.records):
+            suffix, content = self.encoded(index)
+            with _numbered(place, name, suffix) as path:
+                _files.write(path, content)
             line = json.dumps({"file": path.name, **record}) + "\n"
             # One write at the end of the file: lines of several processes do not mix.
             with open(place / LINES, "ab", buffering=0) as stream:
@@ -126,14 +136,14 @@ def caption(record: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _numbered(folder: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
+def _numbered(folder: pathlib.Path, name: str, suffix: str) -> Iterator[pathlib.Path]:
     """Reserve the next free number in a folder; on failure the reservation is given back."""
-    pattern = re.compile(re.escape(name) + r"(\d+)\.png")
+    pattern = re.compile(re.escape(name) + r"(\d+)\.[a-z]+")
     with os.scandir(folder) as entries:
         taken = [int(found[1]) for entry in entries if (found := pattern.fullmatch(entry.name))]
     number = max(taken, default=-1) + 1
     while True:
-        path = folder / f"{name}{number:06d}.png"
+        path = folder / f"{name}{number:06d}{suffix}"
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
             break

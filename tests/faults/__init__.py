@@ -16,13 +16,14 @@ from tests.faults.operators import OPERATORS
 from tests.faults.perturbing import PERTURBING
 from tests.faults.rooms import ROOMS
 from tests.faults.solvers import SOLVERS
+from tests.faults.tasks import TASKS
 from tests.faults.train import TRAIN
 from tests.faults.tuning import TUNING
 from tests.faults.zoo import ZOO
 from tests.faults.zoo_diffusers import ZOO_DIFFUSERS
 from tests.faults.zoo_whole import ZOO_WHOLE
 
-FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *BENCH, *TUNING, *ZOO]
-FAULTS += [*ZOO_DIFFUSERS, *ZOO_WHOLE]
+FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *BENCH, *TUNING, *TASKS]
+FAULTS += [*ZOO, *ZOO_DIFFUSERS, *ZOO_WHOLE]
 
 __all__ = ["FAULTS", "ROOT", "Fault", "caught"]

@@ -1,0 +1,143 @@
+"""What a model does with photos; the work is done in `guided.tasks`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, cast
+
+from guided.guide import Guide, Term, project
+from guided.model.request import Request
+from guided.solvers import Solver
+
+if TYPE_CHECKING:
+    from guided.model.drawing import Progress
+    from guided.model.model import Model
+    from guided.tasks.edited import Edited
+    from guided.tasks.editing import Edit, Observe
+    from guided.tasks.masks import Mask
+    from guided.tasks.photo import Source
+
+
+class Verbs:
+    """The part of `Model` that edits. Arguments that `generate` has too mean what they mean there."""
+
+    def edit(
+        self,
+        photo: Source | Sequence[Source],
+        prompts: str | Sequence[str] | None = None,
+        *,
+        strength: float = 0.6,
+        mask: Mask | None = None,
+        n: int = 1,
+        labels: str | int | Sequence[str | int] | None = None,
+        steps: int | None = None,
+        guide: Guide | Term | str | None = None,
+        w: float | None = None,
+        negative: str | int | None = None,
+        solver: Solver | str | None = None,
+        seed: int = 0,
+        batch: int | None = None,
+    ) -> Edited:
+        """Edit a photo, or several of one size: SDEdit (Meng et al. 2022), of any size, mode and depth.
+
+        photo: a file, its bytes, a PIL picture, or an array (H, W[, C]) of uint8 or uint16. strength: in [0, 1], how
+        far the photo is carried back to noise, as flow time: 0 returns it without an evaluation, 1 draws anew (at the
+        model's own size that is `generate`, bit for bit). Whatever it is, exactly `steps` steps are made. mask: white
+        may change, black comes back bit for bit; between, each pixel is edited at its share of the strength. A picture,
+        a file, "alpha" (what is transparent may change, and is opaque then), a box (left, top, right, bottom), or the
+        corners of a polygon. Larger photos are worked on at the model's size, see `guided.tasks.stage`.
+        Each record says what the edit did: see `guided.tasks.metrics.report`. Raises ValueError for what is impossible.
+        """
+        from guided.tasks import Edit
+
+        request = Request(prompts, n, labels, steps, guide, w, negative, None, solver, None, seed, batch)
+        return self._edited(Edit(photo, request, strength, mask))
+
+    def inpaint(
+        self,
+        photo: Source | Sequence[Source],
+        prompts: str | Sequence[str] | None = None,
+        *,
+        mask: Mask,
+        strength: float = 1.0,
+        resample: int = 1,
+        observe: Observe = project,
+        n: int = 1,
+        labels: str | int | Sequence[str | int] | None = None,
+        steps: int | None = None,
+        guide: Guide | Term | str | None = None,
+        w: float | None = None,
+        negative: str | int | None = None,
+        solver: Solver | str | None = None,
+        seed: int = 0,
+        batch: int | None = None,
+    ) -> Edited:
+        """Paint what a mask frees, with a model that was never trained to: see `edit`.
+
+        resample: how often each part of the path is walked; above 1 it is RePaint (Lugmayr et al. 2022), at about as
+        many times the cost. observe: how the model learns of what is kept, a function of an operator and its
+        measurement that gives a term: `guide.project`, or `lambda A, y: guide.pigdm(A, y, 0.05, 0.25)`.
+        """
+        from guided.tasks import Edit
+
+        request = Request(prompts, n, labels, steps, guide, w, negative, None, solver, None, seed, batch)
+        return self._edited(Edit(photo, request, strength, mask, None, resample, observe, "inpaint"))
+
+    def outpaint(
+        self,
+        photo: Source | Sequence[Source],
+        prompts: str | Sequence[str] | None = None,
+        *,
+        expand: tuple[int, int, int, int],
+        strength: float = 1.0,
+        resample: int = 1,
+        observe: Observe = project,
+        n: int = 1,
+        labels: str | int | Sequence[str | int] | None = None,
+        steps: int | None = None,
+        guide: Guide | Term | str | None = None,
+        w: float | None = None,
+        negative: str | int | None = None,
+        solver: Solver | str | None = None,
+        seed: int = 0,
+        batch: int | None = None,
+    ) -> Edited:
+        """Paint beyond the borders: expand = (left, top, right, bottom) pixels; below strength 1 from the edge.
+
+        Else as `inpaint`; the photo itself comes back bit for bit, in the middle of a larger one.
+        """
+        from guided.tasks import Edit
+
+        request = Request(prompts, n, labels, steps, guide, w, negative, None, solver, None, seed, batch)
+        return self._edited(Edit(photo, request, strength, None, expand, resample, observe, "inpaint"))
+
+    def variations(
+        self,
+        photo: Source,
+        prompts: str | None = None,
+        n: int = 4,
+        *,
+        strength: float = 0.5,
+        labels: str | int | None = None,
+        steps: int | None = None,
+        w: float | None = None,
+        seed: int = 0,
+    ) -> Edited:
+        """n pictures near a photo: `edit` with n seeds, without a prompt (for a model of prompts: of the empty one)."""
+        model = cast("Model", self)
+        blank = prompts is None and labels is None and "text" in model.encoders
+        return self.edit(
+            photo, "" if blank else prompts, n=n, strength=strength, labels=labels, steps=steps, w=w, seed=seed
+        )
+
+    def editing(self, edit: Edit) -> Iterator[Progress]:
+        """`edit` as a generator, for those who watch: yields after every move; the last value holds the result."""
+        from guided.tasks import run
+
+        return run(cast("Model", self), edit)
+
+    def _edited(self, edit: Edit) -> Edited:
+        result = None
+        for progress in self.editing(edit):
+            result = progress.result
+        return cast("Edited", result)
