@@ -91,10 +91,16 @@ def test_bench_solvers_prints_a_table_and_only_rows_as_json(
     short = ["bench", "solvers", "--images", "4", "--nfe", "5,8", "--solver", "my_steps:slow"]
     assert main(short) == 0
     shown = capsys.readouterr().out
-    assert "my_steps:slow" in shown and re.search(r"default .*\d\.\d\d", shown) and "order" in shown
+    assert (
+        "my_steps:slow" in shown
+        and re.search(r"default .*\d\.\d\d", shown)
+        and "order" in shown
+        and "calibrated" in shown
+    )
     assert main([*short, "--random", "2", "--seed", "7", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert len(rows) == 2 * 2 + 2 and all(set(row) == {"name", "ours", "peer", "ratio", "low", "high"} for row in rows)
+    # Two problems at two counts, then a mean for the rule, for calibration and for the solver.
+    assert len(rows) == 2 * 2 + 3 and all(set(row) == {"name", "ours", "peer", "ratio", "low", "high"} for row in rows)
     assert main(["bench", "solvers", "--solver", "my_steps:no"]) == 2
     assert "evaluations" in capsys.readouterr().err
     assert main(["bench", "solvers", "--solver", "my_steps:gone"]) == 2 == main(["bench", "solvers", "--nfe", "5,x"])
