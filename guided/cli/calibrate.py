@@ -38,7 +38,7 @@ def calibrate(
     from guided import tune, zoo
     from guided.model import store
 
-    counts = common.numbers_of(steps, "--steps")
+    counts = common.numbers_of(steps, "--steps", 2)
     if model in zoo.SHIPPED and out is None:
         raise ValueError(f"{model} is part of the installation: give --out, a folder for a copy of it")
     folder = store.place_of(zoo.shipped(model) if model in zoo.SHIPPED else pathlib.Path(model).expanduser())

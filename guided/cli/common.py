@@ -113,14 +113,14 @@ def size_of(text: str | None) -> tuple[int, int] | None:
     return height, width
 
 
-def numbers_of(text: str, option: str) -> list[int]:
+def numbers_of(text: str, option: str, least: int = 1) -> list[int]:
     """Whole numbers between commas; raises ValueError."""
     try:
         found = [int(word) for word in text.split(",")]
     except ValueError:
         found = []
-    if not found or min(found) < 1:
-        raise ValueError(f"{option}: expected whole numbers >= 1 between commas, got {text!r}")
+    if not found or min(found) < least:
+        raise ValueError(f"{option}: expected whole numbers >= {least} between commas, got {text!r}")
     return found
 
 

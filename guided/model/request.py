@@ -81,6 +81,7 @@ class Plan:
 
 def plan(model: Model, request: Request) -> Plan:
     """Check a request against a model; raises ValueError or TypeError for whatever cannot be drawn."""
+    _drawing_alone(model)
     drawn = images(model, request.prompts, request.labels, request.n, request.seed)
     guide, w = guide_of(model, request.guide, request.w, request.negative)
     guide = guide if guide is None else within(guide, model.codec.limit, model.name)
@@ -101,6 +102,17 @@ def plan(model: Model, request: Request) -> Plan:
         negative=request.negative,
         batch=batch,
     )
+
+
+def _drawing_alone(model: Model) -> None:
+    """Raise ValueError for a network that was always shown a picture in training: no call gives it one."""
+    config = getattr(model.denoiser.network, "config", None)
+    shown = getattr(config, "image_channels", 0)
+    if shown and not getattr(config, "presence", False) and not model.card.get("edge", {}).get("paint"):
+        raise ValueError(
+            f"{model.name} enlarges or changes a picture of {shown} channels, which a call cannot give it: sample from "
+            "model.denoiser with Cond(image=...), see guided.sample"
+        )
 
 
 def images(

@@ -40,22 +40,6 @@ def of(mask: Mask, photo: Photo) -> NDArray[np.float32]:
     return _scaled(values)
 
 
-def parsed(text: str) -> Mask:
-    """The mask of a command line: FILE, alpha, box:L,T,R,B or polygon:X,Y,X,Y,...; raises ValueError."""
-    kind, _, rest = text.partition(":")
-    if kind not in ("box", "polygon"):
-        return text
-    try:
-        numbers = [float(word) for word in rest.split(",")]
-    except ValueError:
-        numbers = []
-    if kind == "box" and len(numbers) == 4:
-        return [int(number) for number in numbers]
-    if kind == "polygon" and len(numbers) >= 6 and len(numbers) % 2 == 0:
-        return list(zip(numbers[::2], numbers[1::2], strict=True))
-    raise ValueError(f"--mask: expected box:L,T,R,B or polygon:X,Y,X,Y,X,Y,... in pixels, got {text!r}")
-
-
 def _scaled(values: NDArray[Any]) -> NDArray[np.float32]:
     if values.dtype == bool:
         return values.astype(np.float32)

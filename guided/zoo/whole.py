@@ -88,10 +88,14 @@ def _clip(shapes: Shapes, prefix: str, part: str) -> Tower:
     own = _within(shapes, prefix, "CLIP's text model in transformers' names")
     stem = "text_model.encoder.layers."
     layers = _count(own, stem)
-    width = _shape(own, prefix, "text_model.embeddings.token_embedding.weight", 2)
-    inner = _shape(own, prefix, f"{stem}0.mlp.fc1.weight", 2)
-    longest = _shape(own, prefix, "text_model.embeddings.position_embedding.weight", 2)
-    config = _config(prefix, width, inner[0], longest[0], layers)
+    config = _config(
+        own,
+        prefix,
+        layers,
+        table="text_model.embeddings.token_embedding.weight",
+        inner=f"{stem}0.mlp.fc1.weight",
+        places="text_model.embeddings.position_embedding.weight",
+    )
     tower = Tower(prefix, True, part, {**config, "hidden_act": "quick_gelu"})
     _fitting(tower, own)
     return tower
@@ -102,10 +106,14 @@ def _open_clip(shapes: Shapes, prefix: str, xl: bool) -> Tower:
     own = _within(shapes, prefix, "open_clip's text transformer")
     stem = "transformer.resblocks."
     layers = _count(own, stem)
-    width = _shape(own, prefix, "token_embedding.weight", 2)
-    inner = _shape(own, prefix, f"{stem}0.mlp.c_fc.weight", 2)
-    longest = _shape(own, prefix, "positional_embedding", 2)
-    config = _config(prefix, width, inner[0], longest[0], layers if xl else layers - 1)
+    config = _config(
+        own,
+        prefix,
+        layers if xl else layers - 1,
+        table="token_embedding.weight",
+        inner=f"{stem}0.mlp.c_fc.weight",
+        places="positional_embedding",
+    )
     config |= {"hidden_act": "gelu"}
     if xl:
         projection = _shape(own, prefix, "text_projection", 2)[1]
@@ -140,8 +148,10 @@ def _shape(own: Shapes, prefix: str, name: str, axes: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _config(prefix: str, table: tuple[int, ...], inner: int, longest: int, layers: int) -> dict[str, Any]:
-    vocabulary, width = table
+def _config(own: Shapes, prefix: str, layers: int, *, table: str, inner: str, places: str) -> dict[str, Any]:
+    """The config.json of a tower, by the names of its table of words, of a layer's MLP, and of its positions."""
+    vocabulary, width = _shape(own, prefix, table, 2)
+    between, longest = (_shape(own, prefix, name, 2)[0] for name in (inner, places))
     if width % HEAD:
         raise ValueError(f"{prefix}: {width} wide: its heads stand in no tensor, and heads of {HEAD} do not divide it")
     return {
@@ -152,7 +162,7 @@ def _config(prefix: str, table: tuple[int, ...], inner: int, longest: int, layer
         "hidden_size": width,
         "initializer_factor": 1.0,
         "initializer_range": 0.02,
-        "intermediate_size": inner,
+        "intermediate_size": between,
         "layer_norm_eps": 1e-5,
         "max_position_embeddings": longest,
         "model_type": "clip_text_model",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -31,13 +32,22 @@ N, STEPS, STRONG = 64, 12, 8.0
 Route = Callable[[Tensor], Tensor]
 
 
+def opened(variable: str, recipe: str) -> Any:
+    folder = os.environ.get(variable)
+    if not folder:
+        pytest.skip(f"needs a trained model: set {variable} to a run of recipes/{recipe}.yaml")
+    return guided.load(folder)
+
+
 @functools.cache
 def model() -> Model:
-    folder = os.environ.get("GUIDED_SHAPES_MODEL")
-    if not folder:
-        pytest.skip("needs a trained model: set GUIDED_SHAPES_MODEL to a run of recipes/shapes32.yaml")
-    found = guided.load(folder)
-    assert isinstance(found, Model)
+    found: Model = opened("GUIDED_SHAPES_MODEL", "shapes32")
+    return found
+
+
+@functools.cache
+def judge() -> NoisyClassifier:
+    found: NoisyClassifier = opened("GUIDED_SHAPES_CLASSIFIER", "classifier-shapes32")
     return found
 
 
@@ -46,16 +56,6 @@ def young() -> Denoise:
     """The early snapshot: half of its captions go wrong, so that there is something to mend."""
     found = model().early()
     assert found is not None
-    return found
-
-
-@functools.cache
-def judge() -> NoisyClassifier:
-    folder = os.environ.get("GUIDED_SHAPES_CLASSIFIER")
-    if not folder:
-        pytest.skip("needs a classifier: set GUIDED_SHAPES_CLASSIFIER to a run of recipes/classifier-shapes32.yaml")
-    found = guided.load(folder)
-    assert isinstance(found, NoisyClassifier)
     return found
 
 

@@ -235,6 +235,13 @@ def test_what_cannot_be_drawn_is_said_before_any_work(kind: str, arguments: dict
         model.drawing(Request(**arguments))
 
 
+def test_a_network_that_changes_a_picture_is_not_left_to_draw_from_none() -> None:
+    """An upsampler of ADM, shown zeros, would draw as if they were the small picture."""
+    with pytest.raises(ValueError, match=r"changes a picture of 3 channels.*Cond\(image=...\)"):
+        build.model("tiny", image_channels=3).generate()
+    assert len(build.model("tiny", image_channels=3, presence=True).generate(steps=1)) == 1
+
+
 def test_a_class_called_7_is_a_name_before_it_is_a_number() -> None:
     model = build.class_model()
     assert model.generate(labels="7").records[0]["label"] == 3

@@ -96,6 +96,3 @@ def test_masks_of_every_kind_agree(tmp_path: pathlib.Path) -> None:
     corners = [(3, 2), (8, 2), (8, 5), (3, 5)]
     for mask in (tmp_path / "m.png", str(tmp_path / "m.png"), want > 0, want, want.astype(int), (3, 2, 9, 6), corners):
         assert np.array_equal(masks.of(mask, photo), want)
-    assert masks.parsed("box:3,2,9,6") == [3, 2, 9, 6] and masks.parsed("polygon:0,0,4,0,4,4")[2] == (4.0, 4.0)
-    with pytest.raises(ValueError, match="expected box:L,T,R,B"):
-        masks.parsed("box:1,2")

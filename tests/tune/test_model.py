@@ -98,7 +98,7 @@ def test_what_cannot_be_written_is_refused_before_the_work(
         (["emoji", "--steps", "4"], "is part of the installation: give --out"),
         ([str(folder), "--steps", "4", "--out", str(tmp_path / "full")], "holds something other than a model"),
         ([str(folder), "--steps", "four"], "--steps: expected whole numbers"),
-        ([str(folder), "--steps", "1"], "steps: expected at least 2"),
+        ([str(folder), "--steps", "3,1"], "--steps: expected whole numbers >= 2"),
         ([str(tmp_path / "none"), "--steps", "4"], "no such folder"),
     ):
         assert run(["calibrate", *words]) == 2
