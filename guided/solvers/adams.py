@@ -86,10 +86,21 @@ class Adams:
         if there == 0:
             if after != 0 or len(seen) == 1:
                 return out, None
-            return torch.where(D == seen[1].D, D, out + self._bend(seen[:2], here, there, math.inf)), None
+            bend = self._bend((seen[0], self._base(seen)), here, there, math.inf)
+            return torch.where(D == seen[1].D, D, out + bend), None
         used = seen[: self.order - 1]
         bend = self._bend(used, here, there, self.predict)
         return out + bend, Past(used, Predicted(used, bend)) if after == there else None
+
+    def _base(self, seen: Sequence[Seen]) -> Seen:
+        """The nearest evaluation from which the first one's trend leads to 0 with a weight of at most 1, else the last.
+
+        On a fine grid neighbours hardly differ, and what differs is the network's rounding: it would be magnified.
+        """
+        move = math.log1p(seen[0].sigma / self.shift)
+        _, mean = weights.exponential(-move, 2)
+        reach = [math.log((past.sigma + self.shift) / (seen[0].sigma + self.shift)) / move for past in seen[1:]]
+        return next((past for past, far in zip(seen[1:], reach, strict=True) if far >= mean), seen[-1])
 
     def _bend(self, seen: Sequence[Seen], here: float, there: float, reach: float) -> Tensor:
         """What the noises beside the first, which stands at `here`, add to a step of order 1."""
