@@ -1,6 +1,6 @@
-"""A network made worse on purpose, as perturbed-attention guidance compares with: which attention, and how.
+"""What is done to a network's attention during a call: made worse on purpose, or copied from one image to another.
 
-The perturbation of a call lies beside the call, not in it, so that no denoiser between the guide and the network has to
+Perturbed-attention guidance compares with the one, Prompt-to-Prompt edits by the other. The perturbation of a call lies beside the call, not in it, so that no denoiser between the guide and the network has to
 pass it on; and it lies in the thread, so that networks at work in other threads never see it.
 """
 
@@ -11,6 +11,8 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+from torch import Tensor
 
 KINDS = ("identity", "blur", "skip")
 
@@ -46,10 +48,27 @@ class Perturbation:
         object.__setattr__(self, "layers", layers)
 
 
-class _Call:
-    """A perturbation in force, and whether a network has asked for it."""
+@dataclass(frozen=True, eq=False)
+class Copied:
+    """The second half of a batch attends where the first does (Prompt-to-Prompt, Hertz et al. 2022, arXiv 2208.01626).
 
-    def __init__(self, perturbation: Perturbation) -> None:
+    To token j of T a target's attention becomes weight[j] (sum_i share[i, j] source[i] + keep[j] own[j]), with share
+    (B, T, T), keep (B, T), weight (B, T). own: whether the pictures' attention to themselves is the source's as well.
+    """
+
+    share: Tensor
+    keep: Tensor
+    weight: Tensor
+    own: bool = False
+
+
+Change = Perturbation | Copied
+
+
+class _Call:
+    """A change in force, and whether a network has asked for it."""
+
+    def __init__(self, perturbation: Change) -> None:
         self.perturbation = perturbation
         self.heard = False
 
@@ -65,8 +84,8 @@ _here = _Here()
 
 
 @contextlib.contextmanager
-def applied(perturbation: Perturbation | None) -> Iterator[None]:
-    """Perturb the networks that are called in this block, in this thread; None: leave them as they are.
+def applied(perturbation: Change | None) -> Iterator[None]:
+    """Change the networks that are called in this block, in this thread; None: leave them as they are.
 
     Raises ValueError at the end of a block in which no network has asked for the perturbation: it had no effect.
     """
@@ -83,8 +102,8 @@ def applied(perturbation: Perturbation | None) -> Iterator[None]:
         )
 
 
-def active() -> Perturbation | None:
-    """The perturbation in force here, for the network that is called; asking is a promise to heed it."""
+def active() -> Change | None:
+    """The change in force here, for the network that is called; asking is a promise to heed it."""
     call = _here.call
     if call is None:
         return None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from guided.data.decoding import decode
 from guided.data.records import BadPicture, Source
-from guided.data.resize import fit
+from guided.data.resize import corner, fit
 
 CACHE = 2 << 30
 """Bytes of decoded pictures kept at most; larger sets are decoded each time."""
@@ -43,6 +43,8 @@ class Pictures:
         fits = cache and int(np.prod(shape, dtype=np.int64)) <= CACHE
         self._kept: Tensor | None = torch.empty(shape, dtype=torch.uint8) if fits else None
         self._done = bytearray(len(source.records))
+        self._whole: dict[int, np.ndarray[Any, Any]] = {}
+        self._room = CACHE if cache else 0
 
     def __len__(self) -> int:
         return len(self.source.records)
@@ -65,11 +67,39 @@ class Pictures:
             self._done[i] = 1
         return picture
 
+    def piece(self, i: int, share: float, down: float, right: float) -> Tensor:
+        """A window of picture i brought to `size`: uint8 (C, H, W); raises IndexError, BadPicture.
+
+        share: its sides, of the largest window with the aspect ratio of `size`, but never below `size` itself where
+        the picture is that large; down, right: where it lies, from 0 (top, left) to 1.
+        """
+        if not 0 <= i < len(self):
+            raise IndexError(f"picture {i} of {len(self)}")
+        if i in self.broken:
+            raise BadPicture(self.broken[i])
+        whole = self._whole.get(i)
+        if whole is None:
+            try:
+                whole = self._decoded(i)
+            except BadPicture as error:
+                self.broken[i] = str(error)
+                raise
+            if whole.nbytes <= self._room:
+                self._room -= whole.nbytes
+                self._whole[i] = whole
+        window = corner(whole, self.size, share, down, right)
+        return torch.from_numpy(fit(window, self.size, self.resize, self.crop).transpose(2, 0, 1).copy())
+
     def array(self, i: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Picture i as (H, W, C), never from the cache; notes of its decoding are counted in `notes`."""
+        return fit(self._decoded(i), self.size, self.resize, self.crop)
+
+    def _decoded(self, i: int) -> np.ndarray[Any, Any]:
+        """Picture i at its own size."""
         rendered = getattr(self.source, "image", None)
         if rendered is not None:
-            return fit(rendered(i, self.size), self.size, self.resize, self.crop)
+            array: np.ndarray[Any, Any] = rendered(i, self.size)
+            return array
         data = self.source.bytes(i)
         try:
             decoded = decode(data, background=self.background, channels=self.channels)
@@ -78,7 +108,7 @@ class Pictures:
             raise type(error)(f"{self.source.records[i].name}: {reason}") from None
         for note in decoded.notes:
             self.notes[note] = self.notes.get(note, 0) + 1
-        return fit(decoded.array, self.size, self.resize, self.crop)
+        return decoded.array
 
     def replacement(self, i: int, among: Sequence[int] | None = None) -> int:
         """The index used where picture i is broken: the next sound one after i, cyclically.

@@ -43,11 +43,27 @@ def fit(
 
 def centre(array: Pixels, size: tuple[int, int]) -> Pixels:
     """The largest centred window of (H, W, C) with the aspect ratio of `size`, at least one pixel."""
-    height, width = array.shape[:2]
-    h = min(height, max(1, round(width * size[0] / size[1])))
-    w = min(width, max(1, round(height * size[1] / size[0])))
-    top, left = (height - h) // 2, (width - w) // 2
+    h, w = _largest(array.shape, size)
+    top, left = (array.shape[0] - h) // 2, (array.shape[1] - w) // 2
     return array[top : top + h, left : left + w]
+
+
+def corner(array: Pixels, size: tuple[int, int], share: float, down: float, right: float) -> Pixels:
+    """A window of (H, W, C) with the aspect ratio of `size`: see `Pictures.piece`."""
+    sides = []
+    for whole, wanted in zip(_largest(array.shape, size), size, strict=True):
+        sides.append(min(whole, max(wanted, round(share * whole))))
+    (h, w), (height, width) = sides, array.shape[:2]
+    top, left = round(down * (height - h)), round(right * (width - w))
+    return array[top : top + h, left : left + w]
+
+
+def _largest(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
+    height, width = shape[:2]
+    return (
+        min(height, max(1, round(width * size[0] / size[1]))),
+        min(width, max(1, round(height * size[1] / size[0]))),
+    )
 
 
 def _inside(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:

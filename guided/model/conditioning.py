@@ -45,6 +45,10 @@ class LazyEncoder:
     def __call__(self, texts: Sequence[str]) -> Encoded:
         return self.opened(texts)
 
+    def ids(self, text: str) -> list[int]:
+        """The tokens of a prompt."""
+        return self.opened.ids(text)
+
     def nothing(self, n: int) -> Encoded:
         """The encoder's null for n images."""
         return self.opened.nothing(n)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ def run(model: Model, plan: Plan) -> Iterator[Progress]:
     """Draw a plan; yields after every move, and the result last."""
     total = len(plan.images)
     cond, cuts = understood(model, plan.images)
-    moves = len(plan.path) - 1
+    moves = len(plan.path) - 1 if plan.walk is None else plan.walk.moves(plan.path)
     starts = range(0, total, plan.batch)
     drawn: list[Tensor] = []
     records: list[dict[str, Any]] = []
@@ -59,8 +59,7 @@ def run(model: Model, plan: Plan) -> Iterator[Progress]:
 
 def begin(model: Model, plan: Plan, rows: slice, noise: Noise) -> tuple[Denoise, Tensor]:
     """The guided denoiser of some of a plan's images, and their x at the top of its path."""
-    guide = guide_rows(plan.guide, rows, len(plan.images), model.device)
-    denoise = model.denoiser if guide is None else guide(model.denoiser)
+    denoise = guided_by(model, plan, rows)(model.denoiser)
     factor = getattr(model.codec, "factor", 1)
     shape = (model.channels, plan.size[0] // factor, plan.size[1] // factor)
     x = float(plan.path[0]) * noise(0, shape).to(model.device)
@@ -72,9 +71,18 @@ def begin(model: Model, plan: Plan, rows: slice, noise: Noise) -> tuple[Denoise,
     return denoise, x
 
 
+def guided_by(model: Model, plan: Plan, rows: slice) -> Callable[[Denoise], Denoise]:
+    """What the plan's guide makes of a denoiser, for some of its images."""
+    guide = guide_rows(plan.guide, rows, len(plan.images), model.device)
+    return (lambda denoise: denoise) if guide is None else guide
+
+
 def _moves(model: Model, plan: Plan, rows: slice, cond: Cond) -> Iterator[Tensor]:
     """x after every move of one batch."""
     noise = Noise([image.seed for image in plan.images[rows]])
+    if plan.walk is not None:
+        yield from plan.walk(model, plan, rows, cond)
+        return
     denoise, x = begin(model, plan, rows, noise)
     path = trajectory(denoise, x, plan.path, cond, solver=plan.solver, noise=noise)
     yield from (after for _, after, _ in path)
@@ -113,7 +121,7 @@ def record(model: Model, plan: Plan, image: Wanted, batch: int) -> dict[str, Any
         "expression": plan.expression,
         "solver": solver if isinstance(solver, str) else repr(solver),
         "path": plan.path.tolist(),
-        "nfe": paths.nfe(plan.path, step),
+        "nfe": paths.nfe(plan.path, step) if plan.walk is None else plan.walk.nfe(plan.path, step),
         "device": model.device.type,
         "dtype": "float32" if autocast is None else str(autocast).removeprefix("torch."),
         "batch": batch,

@@ -6,9 +6,9 @@ import dataclasses
 import difflib
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -62,6 +62,20 @@ class Wanted:
     label: int | None = None
 
 
+class Walk(Protocol):
+    """A way from a plan to pictures other than one path: what makes x of some of its images, move by move."""
+
+    def __call__(self, model: Model, plan: Plan, rows: slice, cond: Cond, /) -> Iterator[Tensor]: ...
+
+    def moves(self, path: Tensor) -> int:
+        """How many x it yields on a path."""
+        ...
+
+    def nfe(self, path: Tensor, solver: Solver) -> int:
+        """How often it evaluates the denoiser."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """A request that this model can draw, with all defaults filled in."""
@@ -77,6 +91,7 @@ class Plan:
     negative: str | int | None
     batch: int
     x0: Tensor | None = None  # (B or 1, C, h, w) in the codec's space: what the path begins from; None: noise alone
+    walk: Walk | None = None  # None: down the path
 
 
 def plan(model: Model, request: Request) -> Plan:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from guided.model.model import Model
     from guided.tasks.edited import Edited
     from guided.tasks.editing import Edit, Observe
+    from guided.tasks.faithful import Target
     from guided.tasks.masks import Mask
+    from guided.tasks.methods import Method
     from guided.tasks.photo import Source
 
 
@@ -26,8 +28,10 @@ class Verbs:
         photo: Source | Sequence[Source],
         prompts: str | Sequence[str] | None = None,
         *,
-        strength: float = 0.6,
+        strength: float | None = None,
+        faithful: Target | None = None,
         mask: Mask | None = None,
+        by: Method | None = None,
         n: int = 1,
         labels: str | int | Sequence[str | int] | None = None,
         steps: int | None = None,
@@ -38,11 +42,14 @@ class Verbs:
         seed: int = 0,
         batch: int | None = None,
     ) -> Edited:
-        """Edit a photo, or several of one size: SDEdit (Meng et al. 2022), of any size, mode and depth.
+        """Edit a photo, or several of one size, of any mode and depth: SDEdit (Meng et al. 2022), or by inversion.
 
         photo: a file, its bytes, a PIL picture, or an array (H, W[, C]) of uint8 or uint16. strength: in [0, 1], how
         far the photo is carried back to noise, as flow time: 0 returns it without an evaluation, 1 draws anew (at the
-        model's own size that is `generate`, bit for bit). Whatever it is, exactly `steps` steps are made. mask: white
+        model's own size that is `generate`, bit for bit); 0.6 by default. Whatever it is, exactly `steps` steps are
+        made. faithful: in place of a strength what the edit is to reach, `tasks.Changed(0.1)`, a share of the pixels,
+        or `tasks.Psnr(28)`, in dB; one photo, at up to twice the cost. by: `tasks.Inversion`, `Exact`, `DDPMInversion`,
+        `FlowEdit` or `PromptToPrompt`, told what the photo shows, with a strength of its own by default. mask: white
         may change, black comes back bit for bit; between, each pixel is edited at its share of the strength. A picture,
         a file, "alpha" (what is transparent may change, and is opaque then), a box (left, top, right, bottom), or the
         corners of a polygon. Larger photos are worked on at the model's size, see `guided.tasks.stage`.
@@ -51,7 +58,7 @@ class Verbs:
         from guided.tasks import Edit
 
         request = Request(prompts, n, labels, steps, guide, w, negative, None, solver, None, seed, batch)
-        return self._edited(Edit(photo, request, strength, mask))
+        return self._edited(Edit(photo, request, strength, mask, by=by, faithful=faithful))
 
     def inpaint(
         self,

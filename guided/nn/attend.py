@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from guided.perturbation import Perturbation
+from guided.perturbation import Copied, Perturbation
 
 Size = tuple[int, int]
 
@@ -57,6 +57,29 @@ def attend_changed(
     told = attend(q, k, torch.cat((v[:, :, :text], torch.zeros_like(own)), 2), bias)
     share = attend(q, k, torch.cat((torch.zeros_like(v[:, :, :text]), torch.ones_like(own)), 2), bias)
     return told + share * own
+
+
+def attend_copied(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, copied: Copied) -> Tensor:
+    """`attend` of pictures to text, where those of the second half look where those of the first do.
+
+    Tokens that stand before the text's own, as a learned null does, keep their places.
+    """
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + bias.to(q.dtype)
+    source, own = scores.float().softmax(-1).chunk(2)
+    before = k.shape[2] - copied.keep.shape[1]
+    share = F.pad(copied.share.to(source), (before, 0, before, 0))
+    share.diagonal(dim1=1, dim2=2)[:, :before] = 1
+    keep = F.pad(copied.keep.to(source), (before, 0))
+    weight = F.pad(copied.weight.to(source), (before, 0), value=1.0)
+    copy = source @ share[:, None] + own * keep[:, None, None]
+    seen = torch.cat((source, copy * weight[:, None, None]))
+    return seen.to(v.dtype) @ v
+
+
+def of_first_half(x: Tensor) -> Tensor:
+    """(2 B, ...) with the first half in place of the second."""
+    first = x.chunk(2)[0]
+    return torch.cat((first, first))
 
 
 def blurred(q: Tensor, size: Size, sigma: float) -> Tensor:

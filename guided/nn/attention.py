@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from guided.nn.attend import Size, attend, attend_changed
+from guided.nn.attend import Size, attend, attend_changed, attend_copied, of_first_half
 from guided.nn.config import UNetConfig
-from guided.perturbation import Perturbation
+from guided.perturbation import Change, Copied, Perturbation
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -77,8 +77,10 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, size: Size, change: Perturbation | None = None) -> Tensor:
+    def forward(self, x: Tensor, size: Size, change: Change | None = None) -> Tensor:
         q, k, v = split(self.qkv(x), 3, self.heads)
+        if isinstance(change, Copied):
+            return self.out(merge(attend(of_first_half(q), of_first_half(k), v)))  # type: ignore[no-any-return]
         return self.out(merge(attend_changed(q, k, v, size, change)))  # type: ignore[no-any-return]
 
 
@@ -92,9 +94,11 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(context, 2 * width, bias=bias)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: Context, change: Change | None = None) -> Tensor:
         (q,) = split(self.q(x), 1, self.heads)
         k, v = split(self.kv(context.tokens), 2, self.heads)
+        if isinstance(change, Copied):
+            return self.out(merge(attend_copied(q, k, v, context.bias, change)))  # type: ignore[no-any-return]
         return self.out(merge(attend(q, k, v, context.bias)))  # type: ignore[no-any-return]
 
 
@@ -104,10 +108,14 @@ class Perturbable(nn.Module):
     name = ""
     has_self_attention = True
 
-    def mine(self, perturbation: Perturbation | None) -> Perturbation | None:
+    def mine(self, change: Change | None) -> Perturbation | None:
         """The perturbation if it picks this block, else None."""
-        picked = perturbation is not None and self.name in (perturbation.layers or ())
-        return perturbation if picked else None
+        picked = isinstance(change, Perturbation) and self.name in (change.layers or ())
+        return change if picked else None  # type: ignore[return-value]
+
+    def copied(self, change: Change | None) -> Copied | None:
+        """The change if it copies the attention of pictures to themselves, else None."""
+        return change if isinstance(change, Copied) and change.own else None
 
 
 class SelfBlock(Perturbable):
@@ -119,7 +127,7 @@ class SelfBlock(Perturbable):
         self.self_attention = SelfAttention(width, heads)
         zero(self.self_attention.out)
 
-    def forward(self, h: Tensor, context: Context | None, perturbation: Perturbation | None = None) -> Tensor:
+    def forward(self, h: Tensor, context: Context | None, perturbation: Change | None = None) -> Tensor:
         change = self.mine(perturbation)
         if change is not None and change.kind == "skip":
             return h
@@ -138,13 +146,13 @@ class SelfCrossBlock(Perturbable):
         zero(self.self_attention.out)
         zero(self.cross_attention.out)
 
-    def forward(self, h: Tensor, context: Context, perturbation: Perturbation | None = None) -> Tensor:
+    def forward(self, h: Tensor, context: Context, perturbation: Change | None = None) -> Tensor:
         change = self.mine(perturbation)
         if change is not None and change.kind == "skip":
             return h
         x = to_sequence(h)
-        y = self.self_attention(to_sequence(self.norm(h)), size_of(h), change)
-        y = y + self.cross_attention(self.cross_norm(x + y), context)
+        y = self.self_attention(to_sequence(self.norm(h)), size_of(h), change or self.copied(perturbation))
+        y = y + self.cross_attention(self.cross_norm(x + y), context, perturbation)
         return h + to_picture(y, h)
 
 
@@ -162,7 +170,7 @@ class AddedBlock(Perturbable):
         self.text_kv = nn.Linear(config.context, 2 * width)
         self.out = zero(nn.Linear(width, width))
 
-    def forward(self, h: Tensor, context: Context, perturbation: Perturbation | None = None) -> Tensor:
+    def forward(self, h: Tensor, context: Context, perturbation: Change | None = None) -> Tensor:
         change = self.mine(perturbation)
         if change is not None and change.kind == "skip":
             return h
@@ -195,16 +203,16 @@ class TransformerLayer(Perturbable):
         self.mlp_in = nn.Linear(width, 8 * width)
         self.mlp_out = nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor, size: Size, context: Context | None, perturbation: Perturbation | None) -> Tensor:
+    def forward(self, x: Tensor, size: Size, context: Context | None, perturbation: Change | None) -> Tensor:
         change = self.mine(perturbation)
         if change is not None and change.kind == "skip":
             return x
         if self.self_attention is not None:
-            x = x + self.self_attention(self.norm1(x), size, change)
+            x = x + self.self_attention(self.norm1(x), size, change or self.copied(perturbation))
         if self.first_cross_attention is not None:
-            x = x + self.first_cross_attention(self.norm1(x), context)
+            x = x + self.first_cross_attention(self.norm1(x), context, perturbation)
         if self.cross_attention is not None and self.norm2 is not None:
-            x = x + self.cross_attention(self.norm2(x), context)
+            x = x + self.cross_attention(self.norm2(x), context, perturbation)
         value, gate = self.mlp_in(self.norm3(x)).chunk(2, -1)
         return x + self.mlp_out(value * F.gelu(gate))  # type: ignore[no-any-return]
 
@@ -221,7 +229,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.proj_out = zero(nn.Linear(width, width))
 
-    def forward(self, h: Tensor, context: Context | None, perturbation: Perturbation | None = None) -> Tensor:
+    def forward(self, h: Tensor, context: Context | None, perturbation: Change | None = None) -> Tensor:
         x = self.proj_in(to_sequence(self.norm(h)))
         for layer in self.layers:
             x = layer(x, size_of(h), context, perturbation)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from guided.nn.attend import Size
 from guided.nn.attention import Context, attention_blocks, group_norm, zero
 from guided.nn.config import UNetConfig
-from guided.perturbation import Perturbation
+from guided.perturbation import Change
 
 
 def activation(name: str) -> nn.Module:
@@ -113,7 +113,7 @@ class Stage(nn.Module):
         self.attention = nn.ModuleList(attention_blocks(config, widths[1], depth, text_only))
 
     def forward(
-        self, h: Tensor, embedding: Tensor, context: Context | None, perturbation: Perturbation | None = None
+        self, h: Tensor, embedding: Tensor, context: Context | None, perturbation: Change | None = None
     ) -> Tensor:
         h = self.block(h, embedding)
         for attention in self.attention:

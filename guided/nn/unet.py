@@ -14,7 +14,7 @@ from guided.nn.attention import Context, Perturbable, group_norm, zero
 from guided.nn.blocks import Stage, activation, down, up
 from guided.nn.config import UNetConfig
 from guided.nn.ports import SequencePort, SpacePort, VectorPort
-from guided.perturbation import Perturbation, active
+from guided.perturbation import Change, Copied, active
 
 if TYPE_CHECKING:
     from guided.cond import Cond
@@ -86,11 +86,15 @@ class UNet(Body):
         """The names of the self-attention layers in the order they run, as `Perturbation.layers` takes them."""
         return self._perturbable
 
-    def _perturbation(self) -> Perturbation | None:
+    def _perturbation(self) -> Change | None:
         """The perturbation in force, its layers in full; ValueError where it would change nothing here."""
         found = active()
         if found is None:
             return None
+        if isinstance(found, Copied):
+            if self.config.attention not in ("cross", "transformer"):
+                raise ValueError("attention to text can be copied in a network with cross-attention; this one has none")
+            return found
         known = self._perturbable
         if not known:
             raise ValueError(f"{found}: this network has no self-attention that could be perturbed")
@@ -102,7 +106,7 @@ class UNet(Body):
         return replace(found, layers=tuple(layer for name in found.layers for layer in within(known, name)))
 
     def _go_down(
-        self, h: Tensor, embedding: Tensor, context: Context | None, perturbation: Perturbation | None
+        self, h: Tensor, embedding: Tensor, context: Context | None, perturbation: Change | None
     ) -> tuple[Tensor, list[Tensor]]:
         every = self.config.skips == "every"
         skips = [h] if every else []
@@ -123,7 +127,7 @@ class UNet(Body):
         skips: list[Tensor],
         embedding: Tensor,
         context: Context | None,
-        perturbation: Perturbation | None,
+        perturbation: Change | None,
     ) -> Tensor:
         every = self.config.skips == "every"
         for level in levels(self.up):

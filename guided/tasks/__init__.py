@@ -2,6 +2,24 @@
 
 from guided.tasks.edited import Edited
 from guided.tasks.editing import Edit, run
+from guided.tasks.faithful import Changed, Psnr
+from guided.tasks.flow import FlowEdit
+from guided.tasks.inversion import Exact, Inversion
 from guided.tasks.photo import Photo, read
+from guided.tasks.prompts import PromptToPrompt
+from guided.tasks.replay import DDPMInversion
 
-__all__ = ["Edit", "Edited", "Photo", "read", "run"]
+__all__ = [
+    "Changed",
+    "DDPMInversion",
+    "Edit",
+    "Edited",
+    "Exact",
+    "FlowEdit",
+    "Inversion",
+    "Photo",
+    "PromptToPrompt",
+    "Psnr",
+    "read",
+    "run",
+]

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from guided import path as paths
+from guided import solvers
 from guided.guide import Guide, Term, project
 from guided.model import drawing
 from guided.model.drawing import Progress
@@ -28,6 +29,8 @@ from guided.operators import Mask as Known
 from guided.operators import Operator
 from guided.tasks import masks, metrics, photo, soft
 from guided.tasks.edited import Edited
+from guided.tasks.faithful import Target, searched
+from guided.tasks.methods import By, Method
 from guided.tasks.stage import Stage, staged
 
 if TYPE_CHECKING:
@@ -45,27 +48,41 @@ class Edit:
 
     photo: photo.Source | Sequence[photo.Source]
     request: Request
-    strength: float = STRENGTH
+    strength: float | None = None
     mask: masks.Mask | None = None
     expand: tuple[int, int, int, int] | None = None
     resample: int = 1
     observe: Observe = project
     task: str = "edit"
+    by: Method | None = None
+    faithful: Target | None = None
+
+    @property
+    def dial(self) -> float:
+        """The strength, by default the method's own."""
+        return self.strength if self.strength is not None else STRENGTH if self.by is None else self.by.strength
 
 
 def run(model: Model, edit: Edit) -> Iterator[Progress]:
     """Edit as a generator: yields after every move, and the result last. Everything is checked before the first."""
     stage, which, request = opened(model, edit)
-    checked = planned(model, edit, stage, which, request)
-    return _moves(model, edit, stage, which, checked)
+    if edit.faithful is not None:
+        steps = planned(model, edit, stage, which, request).steps
+        assert steps is not None
+        return searched(edit, len(which), steps, lambda trial: _at(model, trial, stage, which, request))
+    return _at(model, edit, stage, which, request)
+
+
+def _at(model: Model, edit: Edit, stage: Stage, which: list[int], request: Request) -> Iterator[Progress]:
+    """The edit of photos that are opened, at its own strength and number of steps."""
+    request = dataclasses.replace(request, steps=edit.request.steps)
+    return _moves(model, edit, stage, which, planned(model, edit, stage, which, request))
 
 
 def opened(model: Model, edit: Edit) -> tuple[Stage, list[int], Request]:
     """The stage of an edit, the photo that each picture is made of, and what is drawn; raises ValueError."""
-    if not isinstance(edit.strength, int | float) or not 0 <= edit.strength <= 1:
-        raise ValueError(
-            f"strength: expected a number from 0 (the photo itself) to 1 (drawn anew), got {edit.strength!r}"
-        )
+    if not isinstance(edit.dial, int | float) or not 0 <= edit.dial <= 1:
+        raise ValueError(f"strength: expected a number from 0 (the photo itself) to 1 (drawn anew), got {edit.dial!r}")
     several = isinstance(edit.photo, list | tuple)
     sources = cast(Sequence[photo.Source], edit.photo if several else [edit.photo])
     photos = tuple(photo.read(source) for source in sources)
@@ -112,24 +129,44 @@ def planned(model: Model, edit: Edit, stage: Stage, which: Sequence[int], reques
         raise ValueError(
             f"resample: expected how often each part of the path is walked, at least 1, got {edit.resample}"
         )
-    if edit.strength == 0 or (stage.mask is not None and not stage.mask.any()):
+    strength = edit.dial
+    if strength == 0 or (stage.mask is not None and not stage.mask.any()):
         return dataclasses.replace(found, path=torch.zeros(1, dtype=torch.float64))
     path = found.path
-    if edit.strength < 1:
-        path = paths.at_strength(n, lo, hi, edit.strength, lambda n, lo, hi: paths.default(n, lo, hi, w))
+    if strength < 1:
+        path = paths.at_strength(n, lo, hi, strength, lambda n, lo, hi: paths.default(n, lo, hi, w))
+    if edit.by is not None:
+        return _inverted(model, edit, stage, which, found, path)
     if edit.resample > 1:
         path = paths.ancestral(paths.resample(path, JUMP, edit.resample))
     if path is not found.path:
         found = dataclasses.replace(found, path=path, solver=solver_of(model, request.solver, path))
-    if edit.strength == 1 and stage.mask is None:
+    if strength == 1 and stage.mask is None:
         return found
-    x0 = _encoded(model, stage)[list(which)] if len(stage.photos) > 1 else _encoded(model, stage)
+    x0 = _rows(model, stage, which)
     known = held(model, edit, stage, x0)
     if known is not None:
         terms = () if found.guide is None else found.guide.terms if isinstance(found.guide, Guide) else (found.guide,)
         shaping = found.guide.shaping if isinstance(found.guide, Guide) else ()
         found = dataclasses.replace(found, guide=Guide((*terms, known), shaping))
-    return dataclasses.replace(found, x0=x0 if edit.strength < 1 else None)
+    return dataclasses.replace(found, x0=x0 if strength < 1 else None)
+
+
+def _inverted(model: Model, edit: Edit, stage: Stage, which: Sequence[int], found: Plan, path: Tensor) -> Plan:
+    """The plan of an edit by inversion."""
+    assert edit.by is not None
+    if edit.resample > 1:
+        raise ValueError("resample: RePaint is no edit by inversion; give by= or resample=, not both")
+    solver = solver_of(model, edit.request.solver or edit.by.solver, path)
+    edit.by.check(model, solvers.by_name(solver) if isinstance(solver, str) else solver)
+    walk = By(edit.by, _amount(model, stage))
+    return dataclasses.replace(found, path=path, solver=solver, x0=_rows(model, stage, which), walk=walk)
+
+
+def _rows(model: Model, stage: Stage, which: Sequence[int]) -> Tensor:
+    """The photo of each picture in the codec's space, or the only one of all."""
+    found = _encoded(model, stage)
+    return found[list(which)] if len(stage.photos) > 1 else found
 
 
 @torch.no_grad()
@@ -142,20 +179,24 @@ def _encoded(model: Model, stage: Stage) -> Tensor:
 
 
 def held(model: Model, edit: Edit, stage: Stage, x0: Tensor) -> Term | None:
-    """What a mask says is known, as a term; None without one. In latents a cell is known where all its pixels are."""
-    amount = stage.amount()
+    """What a mask says is known, as a term; None without one."""
+    amount = _amount(model, stage)
     if amount is None:
         return None
-    factor = int(getattr(model.codec, "factor", 1))
-    amount = F.max_pool2d(amount, factor) if factor > 1 else amount
     if bool(((amount == 0) | (amount == 1)).all()):
         return edit.observe(Known(amount == 0), x0)
-    return soft.Held(x0, soft.levels(amount, edit.strength))
+    return soft.Held(x0, soft.levels(amount, edit.dial))
+
+
+def _amount(model: Model, stage: Stage) -> Tensor | None:
+    """How much of each place may change, in the codec's space; a cell of latents is known where all its pixels are."""
+    amount, factor = stage.amount(), int(getattr(model.codec, "factor", 1))
+    return amount if amount is None or factor == 1 else F.max_pool2d(amount, factor)
 
 
 def _moves(model: Model, edit: Edit, stage: Stage, which: list[int], checked: Plan) -> Iterator[Progress]:
     if len(checked.path) == 1:
-        if edit.strength > 0:
+        if edit.dial > 0:
             warnings.warn("mask: it is black, so that nothing may change: the photo comes back as it is", stacklevel=2)
         records = [drawing.record(model, checked, image, len(which)) for image in checked.images]
         stored, colours = ([getattr(stage.photos[i], name).copy() for i in which] for name in ("stored", "rgb"))
@@ -168,7 +209,7 @@ def _moves(model: Model, edit: Edit, stage: Stage, which: list[int], checked: Pl
             yield progress
     assert last is not None and last.result is not None
     drawn = last.result.tensor
-    pairs = [stage.pasted(i, picture, edit.strength) for i, picture in zip(which, drawn, strict=True)]
+    pairs = [stage.pasted(i, picture, edit.dial) for i, picture in zip(which, drawn, strict=True)]
     stored, colours = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     result = _edited(edit, stage, which, stored, colours, last.result.records, _exact(stage, which, drawn))
     yield dataclasses.replace(last, result=result)
@@ -201,7 +242,8 @@ def _edited(
             "task": edit.task,
             "photo": source.name,
             "photo_sha256": source.sha256,
-            "strength": float(edit.strength),
+            "by": None if edit.by is None else repr(edit.by),
+            "strength": float(edit.dial),
             "mask": _said(edit.mask),
             "expand": None if edit.expand is None else list(edit.expand),
             "resample": edit.resample if edit.resample > 1 else None,

@@ -44,7 +44,8 @@ class TextEncoder(Protocol):
     """A frozen text encoder.
 
     spec reopens it (JSON; `guided.text.open`). key names everything that decides its states, for caches. width
-    is C, vector_width V (0: no vector), length the most tokens it reads. null says how it was trained to hear
+    is C, vector_width V (0: no vector), length the most tokens it reads; ids the tokens of a prompt, as numbers, in the
+    places of its states. null says how it was trained to hear
     nothing: "empty" by the states of "", "zeros" by states of zero, "learned" not at all, so that a network learns its
     own.
     """
@@ -63,6 +64,8 @@ class TextEncoder(Protocol):
     def null(self) -> Null: ...
 
     def __call__(self, texts: Sequence[str]) -> Encoded: ...
+
+    def ids(self, text: str) -> list[int]: ...
 
     def nothing(self, n: int) -> Encoded: ...
 
@@ -107,6 +110,10 @@ class FrozenEncoder:
                 states.update(self._run(same[start : start + together]))
         rows = [states[tuple(entry.ids)] for entry in words]
         return stack([row[0] for row in rows], [row[1] for row in rows], [entry.cut for entry in words], self.width)
+
+    def ids(self, text: str) -> list[int]:
+        """The tokens of a prompt, in the places of its states."""
+        return list(self.tokenizer(text).ids)
 
     def nothing(self, n: int) -> Encoded:
         """The null of this encoder for n images: the states of "", or a mask all False and NaN for a vector."""

@@ -75,6 +75,10 @@ class PromptEncoder:
             raise ValueError(f"text encoder: its states are not finite in {self.spec['dtype']}")
         return Encoded(tokens, tokens.new_ones(tokens.shape[:2]).bool(), vector, tuple(cut for _, _, cut in rows))
 
+    def ids(self, text: str) -> list[int]:
+        """The tokens of a prompt as the first tower reads them, in the places of its states, without the padding."""
+        return list(self.towers[0].words(text).ids)
+
     def nothing(self, n: int) -> Encoded:
         """The null for n images: the states of "", or zeros."""
         if self.null == "empty":

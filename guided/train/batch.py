@@ -69,7 +69,8 @@ class Batch:
 class Samples:
     """A map-style data set over counters, so that any number of workers hands over the same bits.
 
-    rows: the sorted records of the training part. drop: share of samples whose whole condition is dropped.
+    rows: the sorted records of the training part. drop: share of samples whose whole condition is dropped. crop: from
+    which share of its sides on a window of the picture stands for it, evenly in the logarithm; 1: always the middle.
     """
 
     pictures: Pictures
@@ -80,6 +81,7 @@ class Samples:
     seed: int
     drop: float = 0.0
     flip: bool = False
+    crop: float = 1.0
 
     def __getitem__(self, counter: int) -> Batch:
         return self.__getitems__([counter])
@@ -110,12 +112,18 @@ class Samples:
     def _picture(self, counter: int) -> tuple[Tensor, int, Broken | None]:
         row = self.order[counter]
         try:
-            return self.pictures[row], row, None
+            return self._seen(row, counter), row, None
         except BadPicture as error:
             other = self.pictures.replacement(row, self.rows)
             records = self.pictures.source.records
             fault = Broken(counter, records[row].name, str(error), records[other].name)
-            return self.pictures[other], other, fault
+            return self._seen(other, counter), other, fault
+
+    def _seen(self, row: int, counter: int) -> Tensor:
+        if self.crop == 1:
+            return self.pictures[row]
+        size, down, right = (float(self._chance(f"train/crop/{what}", [counter])) for what in ("size", "down", "right"))
+        return self.pictures.piece(row, self.crop**size, down, right)
 
     def _chance(self, stream: str, counters: Sequence[int]) -> Tensor:
         return uniform([key(stream, self.seed, counter) << 1 for counter in counters])

@@ -127,7 +127,8 @@ def prepare(recipe: Recipe, device: torch.device, facts: Mapping[str, Any] | Non
         else Order.uniform(split.train, recipe.seed)
     )
     drop = recipe.train.drop if recipe.data.condition != "none" and recipe.task == "denoiser" else 0.0
-    samples = Samples(pictures, order, split.train, conditions, law, recipe.seed, drop, recipe.data.flip)
+    looks = recipe.data.flip, recipe.data.crop
+    samples = Samples(pictures, order, split.train, conditions, law, recipe.seed, drop, *looks)
     denoiser = make_denoiser(recipe, config).to(device=device, dtype=DTYPES[recipe.train.precision])
     if device.type == "cuda":
         denoiser = denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

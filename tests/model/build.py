@@ -81,5 +81,8 @@ class Words:
                 mask[i, j] = True
         return Encoded(tokens, mask, None, (None,) * len(rows))
 
+    def ids(self, text: str) -> list[int]:
+        return [int.from_bytes(hashlib.sha256(word.encode()).digest()[:4]) for word in text.split()[: self.length]]
+
     def nothing(self, n: int) -> Encoded:
         return Encoded(torch.zeros(n, 1, 8), torch.zeros(n, 1, dtype=torch.bool), None, (None,) * n)

@@ -1,0 +1,187 @@
+"""Edits exactly as strong as asked: the strength at which a target is met, found by cheap trials on the same noise."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from guided.model.drawing import Progress
+
+if TYPE_CHECKING:
+    from guided.tasks.editing import Edit
+
+Run = Callable[["Edit"], Iterator[Progress]]
+TRIALS = ((8, 4), (4, 2))
+"""Trials of an eighth of the steps, four of them, then two of a quarter: together the cost of the edit itself."""
+
+
+class Target(Protocol):
+    """What an edit is to reach; `found` is a number that rises with the strength, from 0 on."""
+
+    @property
+    def wanted(self) -> float: ...
+
+    @property
+    def near(self) -> float:
+        """How far from it an edit may stay and still be called the target's."""
+        ...
+
+    def found(self, record: Mapping[str, Any]) -> float: ...
+
+    def told(self, found: float) -> str: ...
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A share of the photo's pixels that change by more than 8 of 255; raises ValueError outside (0, 1)."""
+
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ValueError(f"faithful: expected a share of the pixels between 0 and 1, got {self.share!r}")
+
+    @property
+    def wanted(self) -> float:
+        return self.share
+
+    @property
+    def near(self) -> float:
+        return 0.03
+
+    def found(self, record: Mapping[str, Any]) -> float:
+        """The share that changed."""
+        return float(record["changed"])
+
+    def told(self, found: float) -> str:
+        """The number for a person."""
+        return f"{100 * found:.1f} % of the pixels changed"
+
+
+@dataclass(frozen=True)
+class Psnr:
+    """A peak signal-to-noise ratio to the photo in dB; raises ValueError outside (0, 100)."""
+
+    db: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.db < 100:
+            raise ValueError(f"faithful: expected a PSNR between 0 and 100 dB, got {self.db!r}")
+
+    @property
+    def wanted(self) -> float:
+        return float(10 ** (-self.db / 20))
+
+    @property
+    def near(self) -> float:
+        return self.wanted * (10 ** (0.5 / 20) - 1)
+
+    def found(self, record: Mapping[str, Any]) -> float:
+        """The root mean square difference, as a share of the full range."""
+        return 0.0 if record["psnr"] is None else float(10 ** (-record["psnr"] / 20))
+
+    def told(self, found: float) -> str:
+        """The number for a person."""
+        return f"{-20 * math.log10(found):.1f} dB" if found > 0 else "endless dB"
+
+
+def parse(text: str) -> Changed | Psnr:
+    """ "10%" or "28dB"; raises ValueError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%|db)\s*", text.lower())
+    if match is None:
+        raise ValueError(f'faithful: expected a share of changed pixels, "10%", or a PSNR, "28dB"; got {text!r}')
+    return Changed(float(match[1]) / 100) if match[2] == "%" else Psnr(float(match[1]))
+
+
+@dataclass
+class _Search:
+    """The strengths that were tried, between which the target lies: (strength, found)."""
+
+    target: Target
+    low: tuple[float, float] = (0.0, 0.0)
+    high: tuple[float, float] | None = None
+
+    def guess(self) -> float:
+        """Where the target is expected: halfway while nothing is known above it, then on the straight line."""
+        (a, f), wanted = self.low, self.target.wanted
+        if self.high is None:
+            return (1 + a) / 2
+        b, g = self.high
+        part = (wanted - f) / (g - f) if g > f else 0.5
+        return a + min(max(part, 0.1), 0.9) * (b - a)
+
+    def add(self, strength: float, found: float) -> None:
+        """Take a trial in. A later one overrules an earlier one that it contradicts."""
+        if found < self.target.wanted:
+            self.low = (strength, found)
+            if self.high is not None and self.high[0] <= strength:
+                self.high = None
+        else:
+            self.high = (strength, found)
+            if self.low[0] >= strength:
+                self.low = (0.0, 0.0)
+
+
+def searched(edit: Edit, count: int, steps: int, run: Run) -> Iterator[Progress]:
+    """The edit, of so many steps, at the strength that meets its target; raises ValueError if it is out of reach.
+
+    All trials share the edit's noise, so that what they find changes smoothly with the strength. Together they cost at
+    most what the edit does; where no trial goes far enough, drawing anew is tried in full, and costs as much again.
+    """
+    target = edit.faithful
+    assert target is not None
+    if edit.strength is not None:
+        raise ValueError("give strength= or faithful=, not both")
+    if count != 1:
+        raise ValueError(f"faithful: one picture has one strength; this call makes {count}")
+    search, trials = _Search(target), _Trials(edit, run, target)
+    spent = 0
+    for share, times in TRIALS:
+        few = max(2, round(steps / share))
+        for _ in range(times):
+            if spent + few <= steps:
+                strength = search.guess()
+                search.add(strength, trials(strength, few))
+                spent += few
+                yield Progress(spent, 2 * steps, 0)
+    if search.high is None:
+        most = trials(1.0, steps)
+        if most < target.wanted - target.near:
+            raise ValueError(
+                f"faithful: {target.told(target.wanted)} is out of reach: at strength 1 it is {target.told(most)}, "
+                "and less below"
+            )
+        search.add(1.0, max(most, target.wanted))
+    for progress in run(trials.at(search.guess(), steps)):
+        result = progress.result
+        if result is not None:
+            for record in result.records:
+                found = {"wanted": target.told(target.wanted), "reached": target.told(target.found(record))}
+                record["faithful"] = {**found, "trials_nfe": trials.nfe}
+        yield dataclasses.replace(progress, done=spent + progress.done, total=spent + progress.total)
+
+
+@dataclass
+class _Trials:
+    """Runs the edit at some strength and number of steps, and counts what it costs."""
+
+    edit: Edit
+    run: Run
+    target: Target
+    nfe: int = 0
+
+    def at(self, strength: float, steps: int) -> Edit:
+        """The edit of one trial."""
+        request = dataclasses.replace(self.edit.request, steps=steps)
+        return dataclasses.replace(self.edit, strength=strength, request=request, faithful=None)
+
+    def __call__(self, strength: float, steps: int) -> float:
+        """What a trial finds."""
+        found = next(p.result for p in self.run(self.at(strength, steps)) if p.result is not None)
+        (record,) = found.records
+        self.nfe += int(record["nfe"])
+        return self.target.found(record)

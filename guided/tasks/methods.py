@@ -1,0 +1,107 @@
+"""What edits by inversion have in common: a photo, what it shows, what is asked of it, and a path down to 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+from guided.cond import Cond
+from guided.denoiser import Denoise
+from guided.model import conditioning, drawing
+from guided.model.request import Plan, Wanted, images
+from guided.noise import Noise
+from guided.solvers import Solver
+
+if TYPE_CHECKING:
+    from guided.model.model import Model
+
+Told = str | int | None
+"""What a photo shows: a prompt or for a model of classes a class; None: nothing is told."""
+
+
+class Method(Protocol):
+    """An edit by inversion; `strength` and `solver` are what it takes where the caller does not say."""
+
+    @property
+    def strength(self) -> float: ...
+
+    @property
+    def solver(self) -> str | None: ...
+
+    def __call__(self, scene: Scene, /) -> Iterator[Tensor]:
+        """x (B, C, h, w) after every move, at most as often as the path has moves; the last is the picture."""
+        ...
+
+    def check(self, model: Model, solver: Solver, /) -> None:
+        """Raise ValueError for what this model or solver cannot do, before any work."""
+        ...
+
+    def nfe(self, path: Tensor, solver: Solver, /) -> int:
+        """How often it evaluates the denoiser, guided or not."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What a method works with, for some images of a plan.
+
+    x0 (B, C, h, w): the photos; denoise with cond: what is asked, guided.
+    """
+
+    model: Model
+    plan: Plan
+    rows: slice
+    x0: Tensor
+    denoise: Denoise
+    cond: Cond
+    noise: Noise
+
+    @property
+    def path(self) -> Tensor:
+        """The falling levels from the strength's own to 0."""
+        return self.plan.path
+
+    def told(self, source: Told, model: Model | None = None) -> Cond:
+        """The condition of what the photos show, for this model or another."""
+        model = model or self.model
+        if source is None:
+            return conditioning.trimmed(self.cond.null()) if model is self.model else Cond()
+        found = conditioning.condition(model, shown(model, source, len(self.x0)))
+        return conditioning.trimmed(found).to(model.device)
+
+
+def shown(model: Model, source: Told, count: int = 1) -> tuple[Wanted, ...]:
+    """What so many photos show, as a model hears it; raises ValueError, TypeError where it cannot be told."""
+    if source is None and not model.conditional:
+        return images(model, None, None, count, 0)
+    prompts, labels = (source, None) if "text" in model.encoders else (None, source)
+    try:
+        return images(model, prompts, labels, count, 0)  # type: ignore[arg-type]
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"source: {error}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class By:
+    """A method as a plan's `Walk`. amount: (1, 1, h, w), how much of the change each place takes; None: all."""
+
+    method: Method
+    amount: Tensor | None = None
+
+    def __call__(self, model: Model, plan: Plan, rows: slice, cond: Cond) -> Iterator[Tensor]:
+        assert plan.x0 is not None
+        noise = Noise([image.seed for image in plan.images[rows]])
+        whole = plan.x0.expand(len(plan.images), -1, -1, -1)
+        x0 = whole[rows].to(model.device)
+        scene = Scene(model, plan, rows, x0, drawing.guided_by(model, plan, rows)(model.denoiser), cond, noise)
+        for x in self.method(scene):
+            yield x if self.amount is None else x0 + self.amount.to(x) * (x - x0)
+
+    def moves(self, path: Tensor) -> int:
+        return len(path) - 1
+
+    def nfe(self, path: Tensor, solver: Solver) -> int:
+        return self.method.nfe(path, solver)
