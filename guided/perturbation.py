@@ -1,7 +1,8 @@
 """What is done to a network's attention during a call: made worse on purpose, or copied from one image to another.
 
-Perturbed-attention guidance compares with the one, Prompt-to-Prompt edits by the other. The perturbation of a call lies beside the call, not in it, so that no denoiser between the guide and the network has to
-pass it on; and it lies in the thread, so that networks at work in other threads never see it.
+Perturbed-attention guidance compares with the one, Prompt-to-Prompt edits by the other. The change lies beside the
+call, not in it, so that no denoiser between the guide and the network has to pass it on; and it lies in the thread, so
+that networks at work in other threads never see it.
 """
 
 from __future__ import annotations

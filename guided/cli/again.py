@@ -10,6 +10,8 @@ from guided.cli.common import quoted
 
 def command(record: Mapping[str, Any]) -> str | None:
     """The command line that draws the picture of a record; None where it was drawn in Python, as no command can."""
+    if isinstance(record.get("asked"), Mapping):
+        return _edit(record["asked"])
     if not isinstance(record.get("steps"), int) or "seed" not in record or "model" not in record:
         return None
     if "task" in record:  # made of another picture, which the record does not hold
@@ -35,21 +37,34 @@ def command(record: Mapping[str, Any]) -> str | None:
         "--dtype": record.get("dtype"),
         "--label": record.get("class"),
     }
-    for name, value in options.items():
-        if value is not None:
-            # What begins with a dash would be read as an option, unless it is tied to its own.
-            words += [f"{name}={value}"] if str(value).startswith("-") else [name, str(value)]
+    words += _options(options)
     prompt = record.get("prompt")
     if prompt is not None:
         words += ["--", str(prompt)] if str(prompt).startswith("-") else [str(prompt)]
     return " ".join(quoted(str(word)) for word in words)
 
 
+def _options(options: Mapping[str, Any]) -> list[str]:
+    """Options with their values. What begins with a dash would be read as another one, unless it is tied to its own."""
+    words: list[str] = []
+    for name, value in options.items():
+        if value is not None:
+            words += [f"{name}={value}"] if str(value).startswith("-") else [name, str(value)]
+    return words
+
+
+def _edit(asked: Mapping[str, Any]) -> str:
+    """The command that made a picture of a photo, in the caller's words."""
+    rest = {f"--{name}": value for name, value in asked.items() if name not in ("task", "photo")}
+    words = ["guided", str(asked.get("task")), *_options({**rest, "--out": "again.png"}), "--", str(asked.get("photo"))]
+    return " ".join(quoted(word) for word in words)
+
+
 def remark(record: Mapping[str, Any]) -> str | None:
     """What a person should know who repeats it."""
     if "model" not in record:
         return "drawn with a model that was not opened from a folder: no command makes it again"
-    if "task" in record:
+    if "task" in record and "asked" not in record:
         return f"made of another picture ({record['task']}): Model.edit and its kin make it again from that one"
     if command(record) is None:
         return "drawn in Python with a guide, a solver or a path of its own: no command makes it again"

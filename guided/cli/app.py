@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from guided.cli import bench, calibrate, convert, data, demo, evaluate, generate, inspecting, train
+from guided.cli import bench, calibrate, convert, data, demo, edit, evaluate, generate, inspecting, train
 from guided.cli.common import say
 
 # Where typer keeps click has changed between its versions; the classes are the same.
@@ -20,7 +20,7 @@ _ClickError: Any = _Usage.__base__
 
 app = typer.Typer(
     name="guided",
-    help="Train and steer diffusion models: draw from text, train on pictures of your own, judge what came of it.",
+    help="Train and steer diffusion models: draw from text, edit photos, train on your own pictures, judge the result.",
     epilog='For example: [bold]guided demo[/bold], or [bold]guided generate "red apple" --n 4[/bold]',
     no_args_is_help=True,
     add_completion=False,
@@ -31,6 +31,8 @@ app = typer.Typer(
 app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("generate", epilog=generate.EXAMPLE)(generate.generate)
+app.command("edit", epilog=edit.EXAMPLE)(edit.edit)
+app.command("inpaint", epilog=edit.PAINT)(edit.inpaint)
 app.command("calibrate", epilog=calibrate.EXAMPLE)(calibrate.calibrate)
 app.command("inspect", epilog=inspecting.EXAMPLE)(inspecting.inspect)
 app.command("convert", epilog=convert.EXAMPLE)(convert.convert)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
+from PIL.ExifTags import Base
 from torch import Tensor
 
 from guided import _files
@@ -112,14 +113,14 @@ def png(picture: Image.Image, record: Mapping[str, Any] | None) -> bytes:
 
 
 def record_of(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The record in a PNG that guided wrote, None where there is none; raises ValueError if the file is no picture."""
+    """The record in a PNG, TIFF or JPEG that guided wrote, None where there is none; ValueError for another file."""
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            text = picture.info.get(KEY)
+        with Image.open(path, formats=["PNG", "TIFF", "JPEG"]) as picture:
+            text = _record_in(picture)
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise ValueError(f"{os.fspath(path)}: not a PNG picture that can be read ({error})") from None
+        raise ValueError(f"{os.fspath(path)}: not a PNG, TIFF or JPEG picture that can be read ({error})") from None
     if text is None:
         return None
     try:
@@ -127,6 +128,16 @@ def record_of(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{os.fspath(path)}: its record is not JSON ({error})") from None
     return record if isinstance(record, dict) else None
+
+
+def _record_in(picture: Image.Image) -> str | None:
+    """Where each format keeps it: a text chunk; the description, or the comment, if that is a record of ours."""
+    if picture.format == "PNG":
+        found: str | None = picture.info.get(KEY)
+        return found
+    found = picture.getexif().get(Base.ImageDescription) if picture.format == "TIFF" else picture.info.get("comment")
+    found = found.decode("ascii", "replace") if isinstance(found, bytes) else found
+    return found if isinstance(found, str) and found.startswith(f'{{"{KEY}":') else None
 
 
 def caption(record: Mapping[str, Any]) -> str:

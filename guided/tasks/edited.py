@@ -62,6 +62,16 @@ class Edited(Result):
     def arrays(self) -> Any:
         return self._arrays
 
+    def jpeg(self, index: int) -> bytes:
+        """One picture as a JPEG, which changes all pixels a little; raises ValueError for alpha or 16 bits."""
+        photo = self.photos[index]
+        if photo.alpha or photo.bits == 16:
+            raise ValueError(f"JPEG keeps no {'alpha' if photo.alpha else '16 bits'}: save as .png")
+        out = io.BytesIO()
+        text = json.dumps(self.records[index]).encode()
+        self[index].save(out, "JPEG", quality=95, subsampling=0, comment=text, icc_profile=photo.profile)
+        return out.getvalue()
+
     def encoded(self, index: int) -> tuple[str, bytes]:
         photo, array, text = self.photos[index], self._arrays[index], json.dumps(self.records[index])
         if photo.bits == 16 and photo.mode != "CMYK":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +39,16 @@ def of(mask: Mask, photo: Photo) -> NDArray[np.float32]:
     if values.shape != photo.size:
         raise ValueError(f"mask: {_named(values.shape)}, but the photo is {_named(photo.size)}: give one of its size")
     return _scaled(values)
+
+
+def parse(text: str) -> Mask:
+    """A mask as a command line gives it: "left,top,right,bottom", "x,y x,y x,y ...", "alpha", or a file."""
+    if re.fullmatch(r"-?\d+(,-?\d+){3}", text):
+        return [int(number) for number in text.split(",")]
+    number = r"-?\d+(?:\.\d+)?"
+    if re.fullmatch(rf"\s*{number},{number}(\s+{number},{number})+\s*", text):
+        return [[float(value) for value in corner.split(",")] for corner in text.split()]
+    return text
 
 
 def _scaled(values: NDArray[Any]) -> NDArray[np.float32]:

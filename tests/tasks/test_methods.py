@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -61,7 +62,7 @@ def x0_of(array: np.ndarray) -> torch.Tensor:
 
 @pytest.mark.parametrize(("by", "steps", "solver"), [(Inversion("low"), 60, "heun"), (Exact("low"), 200, None)])
 def test_inversion_moves_one_gaussian_onto_the_other(by: Method, steps: int, solver: str | None) -> None:
-    """The flow keeps (x - mean) / std, so that from class to class (DDIB) a picture moves by what the means differ by."""
+    """The flow keeps (x - mean) / std: from class to class (DDIB) a picture moves by what the means differ by."""
     given = photo()
     found = gaussians().edit(given, labels="high", by=by, steps=steps, solver=solver).tensor
     assert float((found - (x0_of(given) + MEANS[1] - MEANS[0])).abs().max()) < 0.01
@@ -83,7 +84,7 @@ def test_ddpm_inversion_is_its_recursion() -> None:
     result = gaussians().edit(given, labels="high", by=DDPMInversion("low"), steps=7, seed=5)
     moved, m = 0.0, MEANS[1] - MEANS[0]
     levels = result.records[0]["path"]
-    for here, there in zip(levels, levels[1:], strict=False):
+    for here, there in itertools.pairwise(levels):
         keep, stay = STD**2 / (STD**2 + here**2), there**2 / here**2
         moved = stay * moved + (1 - stay) * (keep * moved + (1 - keep) * m)
     assert moved > 0.1
@@ -104,10 +105,10 @@ def test_what_the_photo_shows_gives_the_photo(by: Method, near: float) -> None:
 @pytest.mark.parametrize("by", [Exact, FlowEdit, DDPMInversion, Inversion, PromptToPrompt])
 def test_on_a_network_the_same_prompt_gives_the_photo_and_another_does_not(by: type) -> None:
     model, given = build.words_model(), photo(3)
-    arguments = {"w": 1.0, "steps": 8, "strength": 0.6}
+    arguments = {"w": 1.0, "steps": 24 if by is Inversion else 8, "strength": 0.6}
     same = model.edit(given, "red cat", by=by("red cat"), **arguments).tensor
     other = model.edit(given, "blue cat", by=by("red cat"), **arguments).tensor
-    assert float((same - x0_of(given)).abs().mean()) < (0.03 if by is Inversion else 1e-5)
+    assert float((same - x0_of(given)).abs().mean()) < (0.015 if by is Inversion else 1e-5)
     assert float((other - same).abs().max()) > 0.02
 
 
