@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from guided.tasks.editing import Edit
 
 Run = Callable[["Edit"], Iterator[Progress]]
-TRIALS = ((8, 4), (4, 2))
-"""Trials of an eighth of the steps, four of them, then two of a quarter: together the cost of the edit itself."""
+TRIALS = ((8, 6), (4, 1))
+"""Trials of an eighth of the steps, six of them, then one of a quarter: together the cost of the edit itself."""
+FIRST = 0.3
+"""The strength tried first: most targets are met below a half."""
 
 
 class Target(Protocol):
@@ -99,31 +101,38 @@ def parse(text: str) -> Changed | Psnr:
 
 @dataclass
 class _Search:
-    """The strengths that were tried, between which the target lies: (strength, found)."""
+    """The strengths that were tried, between which the target lies, as (strength, found - wanted).
 
-    target: Target
-    low: tuple[float, float] = (0.0, 0.0)
+    The next one lies on the straight line between them, by the Illinois rule: where one end stays twice, what it was
+    found to miss by counts half, so that both ends come nearer.
+    """
+
+    wanted: float
+    low: tuple[float, float]
     high: tuple[float, float] | None = None
+    side: int = 0
 
     def guess(self) -> float:
-        """Where the target is expected: halfway while nothing is known above it, then on the straight line."""
-        (a, f), wanted = self.low, self.target.wanted
+        """Where the target is expected; halfway to 1 while nothing is known above it."""
+        (a, f) = self.low
         if self.high is None:
-            return (1 + a) / 2
+            return (1 + a) / 2 if self.side else FIRST
         b, g = self.high
-        part = (wanted - f) / (g - f) if g > f else 0.5
-        return a + min(max(part, 0.1), 0.9) * (b - a)
+        return a + min(max(f / (f - g), 0.05), 0.95) * (b - a)
 
     def add(self, strength: float, found: float) -> None:
-        """Take a trial in. A later one overrules an earlier one that it contradicts."""
-        if found < self.target.wanted:
-            self.low = (strength, found)
-            if self.high is not None and self.high[0] <= strength:
-                self.high = None
+        """Take a trial in. A later one, of more steps, overrules an earlier one that it contradicts."""
+        miss, side = found - self.wanted, 1 if found >= self.wanted else -1
+        if side > 0:
+            self.high = (strength, miss)
+            self.low = (self.low[0], self.low[1] / 2) if self.side == side else self.low
+            self.low = self.low if self.low[0] < strength else (0.0, -self.wanted)
         else:
-            self.high = (strength, found)
-            if self.low[0] >= strength:
-                self.low = (0.0, 0.0)
+            self.low = (strength, miss)
+            if self.high is not None:
+                self.high = (self.high[0], self.high[1] / 2) if self.side == side else self.high
+                self.high = self.high if self.high[0] > strength else None
+        self.side = side
 
 
 def searched(edit: Edit, count: int, steps: int, run: Run) -> Iterator[Progress]:
@@ -138,7 +147,7 @@ def searched(edit: Edit, count: int, steps: int, run: Run) -> Iterator[Progress]
         raise ValueError("give strength= or faithful=, not both")
     if count != 1:
         raise ValueError(f"faithful: one picture has one strength; this call makes {count}")
-    search, trials = _Search(target), _Trials(edit, run, target)
+    search, trials = _Search(target.wanted, (0.0, -target.wanted)), _Trials(edit, run, target)
     spent = 0
     for share, times in TRIALS:
         few = max(2, round(steps / share))
