@@ -12,6 +12,8 @@ from guided.solvers import Solver
 if TYPE_CHECKING:
     from guided.model.drawing import Progress
     from guided.model.model import Model
+    from guided.model.result import Result
+    from guided.tasks.between import Inverted
     from guided.tasks.edited import Edited
     from guided.tasks.editing import Edit, Observe
     from guided.tasks.faithful import Target
@@ -136,6 +138,48 @@ class Verbs:
         return self.edit(
             photo, "" if blank else prompts, n=n, strength=strength, labels=labels, steps=steps, w=w, seed=seed
         )
+
+    def invert(
+        self,
+        photo: Source | Sequence[Source],
+        prompts: str | Sequence[str] | None = None,
+        *,
+        labels: str | int | Sequence[str | int] | None = None,
+        steps: int | None = None,
+        solver: Solver | str | None = None,
+        refinements: int = 1,
+    ) -> Inverted:
+        """The noise of a photo, or of several of one size, from which this model, told what they show, draws them.
+
+        They are seen at the model's size, see `guided.tasks.stage`. refinements: see `ode.invert`.
+        """
+        from guided.tasks import between
+
+        sources = photo if isinstance(photo, list | tuple) else [cast("Source", photo)]
+        model = cast("Model", self)
+        w = 1.0 if model.conditional else None
+        return between.invert(model, sources, Request(prompts, 1, labels, steps, w=w, solver=solver), refinements)
+
+    def interpolate(
+        self,
+        a: Source,
+        b: Source,
+        prompts: str | Sequence[str] | None = None,
+        n: int = 5,
+        *,
+        labels: str | int | Sequence[str | int] | None = None,
+        steps: int | None = None,
+        solver: Solver | str | None = None,
+    ) -> Result:
+        """n pictures from photo a to photo b along the noise sphere (Song et al. 2021, DDIM), at the model's size.
+
+        prompts or labels: what both show, or one for each, heard by the nearer half. The first and the last picture are
+        the photos again, as nearly as the solver inverts.
+        """
+        from guided.tasks import between
+
+        ends = self.invert([a, b], prompts, labels=labels, steps=steps, solver=solver)
+        return between.interpolate(cast("Model", self), ends, n)
 
     def editing(self, edit: Edit) -> Iterator[Progress]:
         """`edit` as a generator, for those who watch: yields after every move; the last value holds the result."""

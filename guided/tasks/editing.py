@@ -97,11 +97,11 @@ def opened(model: Model, edit: Edit) -> tuple[Stage, list[int], Request]:
         mask = np.pad(inner, ((top, bottom), (left, right)), constant_values=1)
     filled = isinstance(edit.mask, str) and edit.mask == masks.ALPHA
     stage = staged(model, photos, mask, filled)
-    request, which = _spread(edit.request, len(photos))
+    request, which = spread(edit.request, len(photos))
     return stage, which, dataclasses.replace(request, size=stage.size)
 
 
-def _spread(request: Request, count: int) -> tuple[Request, list[int]]:
+def spread(request: Request, count: int) -> tuple[Request, list[int]]:
     """A request over several photos, photos outer, n inner: one prompt for all of them, or one each."""
     asked = request.prompts if request.prompts is not None else request.labels
     several = isinstance(asked, Sequence) and not isinstance(asked, str)
@@ -165,12 +165,12 @@ def _inverted(model: Model, edit: Edit, stage: Stage, which: Sequence[int], foun
 
 def _rows(model: Model, stage: Stage, which: Sequence[int]) -> Tensor:
     """The photo of each picture in the codec's space, or the only one of all."""
-    found = _encoded(model, stage)
+    found = encoded(model, stage)
     return found[list(which)] if len(stage.photos) > 1 else found
 
 
 @torch.no_grad()
-def _encoded(model: Model, stage: Stage) -> Tensor:
+def encoded(model: Model, stage: Stage) -> Tensor:
     """The photos in the codec's space, (B, C, h, w) on the CPU."""
     channels = 3 if getattr(model.codec, "factor", 1) > 1 else model.channels
     if channels not in (1, 3):
