@@ -21,6 +21,7 @@ _ROOMS = (
         "ode",
         "operators",
         "perturbation",
+        "tiles",
         "model",
         "tasks",
         "train",
@@ -37,6 +38,7 @@ _NAMES = {
     "Model": "model",
     "Noise": "noise",
     "Result": "model",
+    "Tiled": "tiles",
     "fit": "train",
     "load": "zoo",
     "sample": "sampling",
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from guided.noise import Noise as Noise
     from guided.sampling import sample as sample
     from guided.sampling import trajectory as trajectory
+    from guided.tiles import Tiled as Tiled
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "guided").rglob("*.py"))
 FLOORS = [
     {"_files", "_compat", "_safetensors", "cond", "path", "noise", "operators", "codec", "perturbation"},
-    {"denoiser", "oracle", "analyze", "frames"},
+    {"denoiser", "tiles", "oracle", "analyze", "frames"},
     {"solvers", "sampling", "ode", "guide", "nn"},
     {"text", "data"},
     {"model", "cascade", "tasks"},

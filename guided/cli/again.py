@@ -55,8 +55,9 @@ def _options(options: Mapping[str, Any]) -> list[str]:
 
 def _edit(asked: Mapping[str, Any]) -> str:
     """The command that made a picture of a photo, in the caller's words."""
-    rest = {f"--{name}": value for name, value in asked.items() if name not in ("task", "photo")}
-    words = ["guided", str(asked.get("task")), *_options({**rest, "--out": "again.png"}), "--", str(asked.get("photo"))]
+    rest = {f"--{name}": value for name, value in asked.items() if name not in ("task", "photo", "tiles")}
+    words = ["guided", str(asked.get("task")), *_options({**rest, "--out": "again.png"})]
+    words += [*(["--tiles"] if asked.get("tiles") else []), "--", str(asked.get("photo"))]
     return " ".join(quoted(word) for word in words)
 
 

@@ -56,6 +56,9 @@ def edit(
     ] = None,
     by: Annotated[str | None, typer.Option("--by", help=f"An edit by inversion: {METHODS}; with --source.")] = None,
     source: Annotated[str | None, typer.Option("--source", help="What the photo shows, for --by.")] = None,
+    tiles: Annotated[
+        bool, typer.Option("--tiles", help="Work on a large photo at its own size, window by window.")
+    ] = False,
     steps: Steps = None,
     w: Weight = None,
     guide: GuideText = None,
@@ -80,7 +83,15 @@ def edit(
         "strength": strength,
         "faithful": faithful,
     }
-    said |= {"by": by, "source": source, "steps": steps, "w": w, "guide": guide, "negative": negative}
+    said |= {
+        "by": by,
+        "source": source,
+        "tiles": tiles or None,
+        "steps": steps,
+        "w": w,
+        "guide": guide,
+        "negative": negative,
+    }
     _run(image, out, {**said, "solver": solver, "seed": seed}, (model, device, dtype), as_json)
 
 
@@ -173,7 +184,17 @@ def _edit(job: Job, mask: Any, said: Mapping[str, Any]) -> Edit:
     strength = said["strength"] if said["task"] == "edit" or said["strength"] is not None else 1.0
     how = {"expand": _sides(said.get("expand")), "resample": said.get("resample", 1)}
     by = _method(said.get("by"), said.get("source"))
-    return Edit(job.photo, request, strength, mask, task=said["task"], by=by, faithful=target, **how)
+    return Edit(
+        job.photo,
+        request,
+        strength,
+        mask,
+        task=said["task"],
+        by=by,
+        faithful=target,
+        **how,
+        tiles=bool(said.get("tiles")),
+    )
 
 
 def _mask(text: str | None, image: pathlib.Path, job: Job) -> Any:

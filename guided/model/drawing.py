@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from guided.model.request import Plan, Wanted, guide_rows
 from guided.model.result import Result
 from guided.noise import Noise
 from guided.sampling import trajectory
+from guided.tiles import Tiled
 
 if TYPE_CHECKING:
     from guided.model.model import Model
@@ -45,6 +47,9 @@ def run(model: Model, plan: Plan) -> Iterator[Progress]:
     for count, start in enumerate(starts):
         rows = slice(start, min(start + plan.batch, total))
         part = trimmed(cond.index(rows)).to(model.device)
+        if plan.image is not None:
+            shown = plan.image if len(plan.image) > 1 else plan.image.expand(total, -1, -1, -1)
+            part = dataclasses.replace(part, image=shown[rows].to(model.device))
         last = None
         for move, x in enumerate(_moves(model, plan, rows, part), 1):
             last = x
@@ -59,7 +64,7 @@ def run(model: Model, plan: Plan) -> Iterator[Progress]:
 
 def begin(model: Model, plan: Plan, rows: slice, noise: Noise) -> tuple[Denoise, Tensor]:
     """The guided denoiser of some of a plan's images, and their x at the top of its path."""
-    denoise = guided_by(model, plan, rows)(model.denoiser)
+    denoise = guided_by(model, plan, rows)(base(model, plan))
     factor = getattr(model.codec, "factor", 1)
     shape = (model.channels, plan.size[0] // factor, plan.size[1] // factor)
     x = float(plan.path[0]) * noise(0, shape).to(model.device)
@@ -69,6 +74,13 @@ def begin(model: Model, plan: Plan, rows: slice, noise: Noise) -> tuple[Denoise,
     elif mean is not None:
         x = x + torch.tensor(mean, dtype=x.dtype, device=x.device).reshape(-1, 1, 1)
     return denoise, x
+
+
+def base(model: Model, plan: Plan) -> Denoise:
+    """The model's denoiser, in tiles where the plan says so."""
+    if plan.tiles is None:
+        return model.denoiser
+    return Tiled(model.denoiser, plan.tiles, (-(-plan.tiles[0] * 3 // 4), -(-plan.tiles[1] * 3 // 4)))
 
 
 def guided_by(model: Model, plan: Plan, rows: slice) -> Callable[[Denoise], Denoise]:

@@ -92,6 +92,8 @@ class Plan:
     batch: int
     x0: Tensor | None = None  # (B or 1, C, h, w) in the codec's space: what the path begins from; None: noise alone
     walk: Walk | None = None  # None: down the path
+    image: Tensor | None = None  # (B or 1, C, h, w): the image condition of networks trained with one
+    tiles: tuple[int, int] | None = None  # windows that the denoiser works in, in the codec's space; None: the whole
 
 
 def plan(model: Model, request: Request) -> Plan:

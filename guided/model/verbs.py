@@ -34,6 +34,7 @@ class Verbs:
         faithful: Target | None = None,
         mask: Mask | None = None,
         by: Method | None = None,
+        tiles: bool = False,
         n: int = 1,
         labels: str | int | Sequence[str | int] | None = None,
         steps: int | None = None,
@@ -49,18 +50,20 @@ class Verbs:
         photo: a file, its bytes, a PIL picture, or an array (H, W[, C]) of uint8 or uint16. strength: in [0, 1], how
         far the photo is carried back to noise, as flow time: 0 returns it without an evaluation, 1 draws anew (at the
         model's own size that is `generate`, bit for bit); 0.6 by default. Whatever it is, exactly `steps` steps are
-        made. faithful: in place of a strength what the edit is to reach, `tasks.Changed(0.1)`, a share of the pixels,
-        or `tasks.Psnr(28)`, in dB; one photo, at up to twice the cost. by: `tasks.Inversion`, `Exact`, `DDPMInversion`,
-        `FlowEdit` or `PromptToPrompt`, told what the photo shows, with a strength of its own by default. mask: white
-        may change, black comes back bit for bit; between, each pixel is edited at its share of the strength. A picture,
-        a file, "alpha" (what is transparent may change, and is opaque then), a box (left, top, right, bottom), or the
-        corners of a polygon. Larger photos are worked on at the model's size, see `guided.tasks.stage`.
+        made. mask: white may change, black comes back bit for bit; between, each pixel is edited at its share of the
+        strength. A picture, a file, "alpha" (what is transparent may change, and is opaque then), a box (left, top,
+        right, bottom), or the corners of a polygon.
+
+        faithful: in place of a strength what the edit is to reach, `tasks.Changed(0.1)`, a share of the pixels, or
+        `tasks.Psnr(28)`, in dB; one photo, at up to twice the cost. by: `tasks.Inversion`, `Exact`, `DDPMInversion`,
+        `FlowEdit` or `PromptToPrompt`, told what the photo shows, with a strength of its own by default. tiles: work
+        on a larger photo at its own size, window by window; else at the model's, see `guided.tasks.stage`.
         Each record says what the edit did: see `guided.tasks.metrics.report`. Raises ValueError for what is impossible.
         """
         from guided.tasks import Edit
 
         request = Request(prompts, n, labels, steps, guide, w, negative, None, solver, None, seed, batch)
-        return self._edited(Edit(photo, request, strength, mask, by=by, faithful=faithful))
+        return self._edited(Edit(photo, request, strength, mask, by=by, faithful=faithful, tiles=tiles))
 
     def inpaint(
         self,

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from guided import path as paths
 from guided import solvers
 from guided.guide import Guide, Term, project
-from guided.model import drawing
+from guided.model import drawing, edge
 from guided.model.drawing import Progress
 from guided.model.request import Plan, Request, contrast_of, plan, solver_of
 from guided.operators import Mask as Known
@@ -56,6 +56,7 @@ class Edit:
     task: str = "edit"
     by: Method | None = None
     faithful: Target | None = None
+    tiles: bool = False
 
     @property
     def dial(self) -> float:
@@ -96,7 +97,7 @@ def opened(model: Model, edit: Edit) -> tuple[Stage, list[int], Request]:
         inner = np.zeros((height, width), np.float32) if mask is None else mask
         mask = np.pad(inner, ((top, bottom), (left, right)), constant_values=1)
     filled = isinstance(edit.mask, str) and edit.mask == masks.ALPHA
-    stage = staged(model, photos, mask, filled)
+    stage = staged(model, photos, mask, filled, edit.tiles)
     request, which = spread(edit.request, len(photos))
     return stage, which, dataclasses.replace(request, size=stage.size)
 
@@ -123,6 +124,9 @@ def spread(request: Request, count: int) -> tuple[Request, list[int]]:
 def planned(model: Model, edit: Edit, stage: Stage, which: Sequence[int], request: Request) -> Plan:
     """The plan of an edit: always exactly as many steps as asked, from the strength's own noise level."""
     found = plan(model, request)
+    if edit.tiles:
+        factor = int(getattr(model.codec, "factor", 1))
+        found = dataclasses.replace(found, tiles=(model.size[0] // factor, model.size[1] // factor))
     n, lo, hi, w = found.steps, model.denoiser.lo, model.denoiser.hi, contrast_of(found.guide)
     assert n is not None
     if edit.resample < 1:
@@ -144,6 +148,10 @@ def planned(model: Model, edit: Edit, stage: Stage, which: Sequence[int], reques
     if strength == 1 and stage.mask is None:
         return found
     x0 = _rows(model, stage, which)
+    if stage.mask is not None and model.card.get("edge", {}).get("paint"):
+        # A network trained to paint is shown what is kept; the picture it paints on is pasted, as always.
+        image = _painting(model, stage)[list(which)] if len(stage.photos) > 1 else _painting(model, stage)
+        return dataclasses.replace(found, image=image, x0=x0 if strength < 1 else None)
     known = held(model, edit, stage, x0)
     if known is not None:
         terms = () if found.guide is None else found.guide.terms if isinstance(found.guide, Guide) else (found.guide,)
@@ -176,6 +184,15 @@ def encoded(model: Model, stage: Stage) -> Tensor:
     if channels not in (1, 3):
         raise ValueError(f"{model.name} draws pictures of {channels} channels: photos have 1 or 3")
     return model.codec.encode(stage.seen(channels).to(model.device)).float().cpu()
+
+
+@torch.no_grad()
+def _painting(model: Model, stage: Stage) -> Tensor:
+    """The image condition of a network trained to paint, on the CPU."""
+    amount = stage.amount()
+    assert amount is not None
+    shown = edge.painting(model.codec, stage.seen(3).to(model.device), (amount > 0).float())
+    return shown.float().cpu()
 
 
 def held(model: Model, edit: Edit, stage: Stage, x0: Tensor) -> Term | None:
@@ -247,6 +264,7 @@ def _edited(
             "mask": _said(edit.mask),
             "expand": None if edit.expand is None else list(edit.expand),
             "resample": edit.resample if edit.resample > 1 else None,
+            "tiles": edit.tiles or None,
             "window": None if stage.whole else list(stage.window),
             "notes": list(source.notes) or None,
         }

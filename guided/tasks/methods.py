@@ -96,7 +96,9 @@ class By:
         noise = Noise([image.seed for image in plan.images[rows]])
         whole = plan.x0.expand(len(plan.images), -1, -1, -1)
         x0 = whole[rows].to(model.device)
-        scene = Scene(model, plan, rows, x0, drawing.guided_by(model, plan, rows)(model.denoiser), cond, noise)
+        scene = Scene(
+            model, plan, rows, x0, drawing.guided_by(model, plan, rows)(drawing.base(model, plan)), cond, noise
+        )
         for x in self.method(scene):
             yield x if self.amount is None else x0 + self.amount.to(x) * (x - x0)
 

@@ -115,12 +115,25 @@ class Stage:
         colours[moved] = shown
 
 
-def staged(model: Model, photos: tuple[Photo, ...], mask: NDArray[np.float32] | None, filled: bool = False) -> Stage:
-    """The stage of photos of one size: all of them, or with a mask the window around it."""
+def staged(
+    model: Model,
+    photos: tuple[Photo, ...],
+    mask: NDArray[np.float32] | None,
+    filled: bool = False,
+    tiles: bool = False,
+) -> Stage:
+    """The stage of photos of one size: all of them, or with a mask the window around it; tiles: at their own size."""
     height, width = photos[0].size
     window = (0, 0, height, width) if mask is None else window_of(mask, model.size)
     shape = (window[2] - window[0], window[3] - window[1])
-    return Stage(photos, mask, window, working(model, shape), filled)
+    return Stage(photos, mask, window, whole(model, shape) if tiles else working(model, shape), filled)
+
+
+def whole(model: Model, shape: tuple[int, int]) -> tuple[int, int]:
+    """The size (h, w) nearest to a picture's own that a model can work on, at least its own."""
+    factor = int(getattr(model.codec, "factor", 1))
+    height, width = (max(own, round(side / factor) * factor) for side, own in zip(shape, model.size, strict=True))
+    return height, width
 
 
 def window_of(mask: NDArray[np.float32], size: tuple[int, int]) -> tuple[int, int, int, int]:
