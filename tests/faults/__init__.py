@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from tests.faults.bench import BENCH
 from tests.faults.core import CORE
+from tests.faults.edits import EDITS
 from tests.faults.fault import ROOT, Fault, caught
 from tests.faults.guide import GUIDE
 from tests.faults.ode import ODE
@@ -24,6 +25,6 @@ from tests.faults.zoo_diffusers import ZOO_DIFFUSERS
 from tests.faults.zoo_whole import ZOO_WHOLE
 
 FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *BENCH, *TUNING, *TASKS]
-FAULTS += [*ZOO, *ZOO_DIFFUSERS, *ZOO_WHOLE]
+FAULTS += [*EDITS, *ZOO, *ZOO_DIFFUSERS, *ZOO_WHOLE]
 
 __all__ = ["FAULTS", "ROOT", "Fault", "caught"]

@@ -86,8 +86,8 @@ PERTURBING = [
     Fault(
         "perturbation: every attention is perturbed",
         "guided/nn/attention.py",
-        "picked = perturbation is not None and self.name in (perturbation.layers or ())",
-        "picked = perturbation is not None",
+        "picked = isinstance(change, Perturbation) and self.name in (change.layers or ())",
+        "picked = isinstance(change, Perturbation)",
         f"{N}::test_every_block_is_its_formula",
     ),
     Fault(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from guided import data
 from guided.cond import Cond
@@ -27,11 +30,11 @@ class Everything:
         return Cond(torch.tensor(list(rows)), tokens, mask, value[:, None].clone())
 
 
-def samples(folder: Path, seed: int = 0, drop: float = 0.0, flip: bool = False) -> Samples:
+def samples(folder: Path, seed: int = 0, drop: float = 0.0, flip: bool = False, crop: float = 1.0) -> Samples:
     source = data.open(folder)
     rows = tuple(range(len(source.records)))
     law = LogNormal(-0.8, 1.2, 0.002, 80)
-    return Samples(data.Pictures(source, 8), Order.uniform(rows, seed), rows, Everything(), law, seed, drop, flip)
+    return Samples(data.Pictures(source, 8), Order.uniform(rows, seed), rows, Everything(), law, seed, drop, flip, crop)
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +124,32 @@ def test_a_broken_picture_is_replaced_and_named(made: Path, tmp_path: Path) -> N
     assert drawn.names[fault.counter] == fault.instead != fault.name
     late = two.__getitems__(range(fault.counter, 20))
     assert torch.equal(late.x0, drawn.x0[fault.counter :]), "whatever was read before"
+
+
+def ramp(folder: Path) -> Path:
+    """One picture of 96 x 64, red its column and green its row, in levels."""
+    rows, columns = np.mgrid[0:64, 0:96].astype(np.uint8)
+    folder.mkdir()
+    Image.fromarray(np.stack([columns, rows, 0 * rows], -1)).save(folder / "ramp.png")
+    return folder
+
+
+def test_crops_are_functions_of_the_counter(tmp_path: Path) -> None:
+    place = ramp(tmp_path / "ramp")
+    whole = samples(place, 3, crop=0.25).__getitems__(range(200)).x0.double()
+    other = samples(place, 3, crop=0.25)
+    assert all(torch.equal(other[counter].x0[0], whole[counter].to(torch.uint8)) for counter in (150, 3))
+    # From what is seen in the first and last column the window follows: side, and where it lies.
+    sides = (whole[:, 0, 0, -1] - whole[:, 0, 0, 0]) * 8 / 7
+    lefts, tops = whole[:, 0, 0, 0] - sides / 16 + 0.5, whole[:, 1, 0, 0] - sides / 16 + 0.5
+    assert 14 < float(sides.min()) < 19 and 60 < float(sides.max()) < 66
+    assert abs(float(sides.log().mean()) - math.log(32)) < 0.1  # evenly in the logarithm, from 16 to 64
+    assert float(lefts.min()) < 4 and float((lefts + sides).max()) > 92 and float((tops + sides).max()) > 60
+    assert len({tuple(row) for row in torch.stack([sides, lefts, tops], 1).tolist()}) > 150
+
+
+def test_a_crop_is_never_enlarged_where_the_picture_is_large_enough(tmp_path: Path) -> None:
+    place = ramp(tmp_path / "ramp")
+    found = samples(place, 3, crop=0.01).__getitems__(range(100)).x0.double()
+    steps = found[:, 0, :, 1:] - found[:, 0, :, :-1]
+    assert float(steps.mean((1, 2)).min()) > 0.95
