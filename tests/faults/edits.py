@@ -63,11 +63,11 @@ EDITS = [
         f"{T}/test_methods.py::test_copied_attention_is_its_formula",
     ),
     Fault(
-        "edits: a mask does not hold a method back, nor does the paste",
-        "guided/tasks/stage.py",
-        "free = np.ones(rounded.shape[:2], bool) if mask is None else mask[rows] > 0",
-        "free = np.ones(rounded.shape[:2], bool)",
-        f"{T}/test_methods.py::test_a_mask_is_kept_by_every_method",
+        "edits: a soft mask is taken for a hard one",
+        "guided/tasks/methods.py",
+        "x0 + self.amount.to(x) * (x - x0)",
+        "x0 + (self.amount > 0).to(x) * (x - x0)",
+        f"{T}/test_methods.py::test_a_soft_mask_takes_its_share_of_the_change",
     ),
     Fault(
         "edits: the interpolation is a straight line",

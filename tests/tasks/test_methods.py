@@ -153,6 +153,15 @@ def test_a_mask_is_kept_by_every_method() -> None:
         assert np.array_equal(found[~mask], given[~mask]) and (found[mask] != given[mask]).any()
 
 
+def test_a_soft_mask_takes_its_share_of_the_change() -> None:
+    given, mask = photo(), np.linspace(0.1, 0.9, 16, dtype=np.float32)[None].repeat(16, 0)
+    whole, part = (
+        gaussians().edit(given, labels="high", by=FlowEdit("low"), steps=6, mask=m).tensor for m in (None, mask)
+    )
+    want = x0_of(given) + torch.from_numpy(mask) * (whole - x0_of(given))
+    torch.testing.assert_close(part, want.float(), atol=1e-5, rtol=0)
+
+
 def test_copied_attention_is_its_formula() -> None:
     rng = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(4, 2, n, 8, generator=rng, dtype=torch.float64) for n in (5, 4, 4))
