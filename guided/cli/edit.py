@@ -146,6 +146,8 @@ def _run(
     asked = {name: value for name, value in {"model": network[0], **said}.items() if value is not None}
     todo = folder.left(every, lambda job: {**asked, "photo": str(job.photo)})
     masks = {job.photo: _mask(said["mask"], image, job) for job in todo}
+    for job in todo:
+        job.check()
     if out.suffix.lower() in (".jpg", ".jpeg"):
         common.say("JPEG is not exact: it changes all pixels a little, those outside a mask too")
     if len(todo) < len(every):

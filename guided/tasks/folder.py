@@ -43,6 +43,7 @@ class Job:
     photo: pathlib.Path
     target: pathlib.Path
     root: pathlib.Path
+    named: bool = False
 
     @property
     def found(self) -> pathlib.Path | None:
@@ -50,10 +51,17 @@ class Job:
         places = [self.target] if self.named else [self.target.with_name(self.target.name + s) for s in SUFFIXES]
         return next((place for place in places if place.exists()), None)
 
-    @property
-    def named(self) -> bool:
-        """Whether the caller chose the format."""
-        return _is_picture(self.target)
+    def check(self) -> None:
+        """Raise ValueError where the file that the caller named cannot hold all that the photo is."""
+        if not self.named:
+            return
+        photo, wanted = read(self.photo), self.target.suffix.lower()
+        lossless = ".tiff" if photo.mode == "CMYK" else ".png"
+        if wanted in (".jpg", ".jpeg"):
+            if photo.alpha or photo.bits == 16:
+                raise ValueError(f"--out: JPEG keeps no {'alpha' if photo.alpha else '16 bits'}: name a .png file")
+        elif wanted not in (lossless, lossless.rstrip("f")):
+            raise ValueError(f"--out: {self.photo} keeps all that it is in a {lossless} file, got {self.target.name}")
 
 
 def jobs(source: pathlib.Path, out: pathlib.Path) -> list[Job]:
@@ -64,7 +72,7 @@ def jobs(source: pathlib.Path, out: pathlib.Path) -> list[Job]:
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such picture or folder")
     if source.is_file():
-        return [Job(source, out, out.parent) if _is_picture(out) else Job(source, out / source.stem, out)]
+        return [Job(source, out, out.parent, True) if _is_picture(out) else Job(source, out / source.stem, out)]
     if _is_picture(out):
         raise ValueError(f"--out: {source} is a folder, so {out} has to be one too")
     if out.resolve() == source.resolve():
@@ -111,11 +119,8 @@ def write(job: Job, result: Edited, asked: Asked) -> pathlib.Path:
     suffix, content = result.encoded(0)
     place = job.target.with_name(job.target.name + suffix)
     if job.named:
-        place, wanted = job.target, job.target.suffix.lower()
-        if wanted in (".jpg", ".jpeg"):
-            content = result.jpeg(0)
-        elif wanted not in (suffix, suffix.rstrip("f")):
-            raise ValueError(f"--out: {job.photo} keeps all it is in a {suffix} file, not in {place.name}")
+        place = job.target
+        content = result.jpeg(0) if place.suffix.lower() in (".jpg", ".jpeg") else content
     _files.write(place, content)
     _note(place, job, result.records[0])
     return place

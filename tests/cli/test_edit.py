@@ -222,3 +222,21 @@ def test_two_photos_of_one_name_are_refused(plain: str, tmp_path: pathlib.Path, 
     saved(tmp_path / "photos" / "a.bmp")
     assert run(["edit", str(tmp_path / "photos"), "--out", str(tmp_path / "out")], plain) == 2
     assert "would both become" in capsys.readouterr().err
+
+
+def test_a_name_within_a_name_chooses_no_format(plain: str, tmp_path: pathlib.Path) -> None:
+    saved(tmp_path / "photos" / "a.jpg.png")
+    assert run(["edit", str(tmp_path / "photos"), "--strength", "0.3", "--out", str(tmp_path / "out")], plain) == 0
+    with Image.open(tmp_path / "out" / "a.jpg.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_a_format_that_loses_something_is_refused_before_any_work(
+    plain: str, tmp_path: pathlib.Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("guided.cli.common.open_model", lambda *_: pytest.fail("work was begun"))
+    saved(tmp_path / "alpha.png", 1, "RGBA")
+    saved(tmp_path / "ink.tiff", 1, "CMYK")
+    for photo, out, words in (("alpha.png", "b.jpg", "no alpha"), ("ink.tiff", "b.png", ".tiff")):
+        assert run(["edit", str(tmp_path / photo), "--out", str(tmp_path / out)], plain) == 2
+        assert words in capsys.readouterr().err
