@@ -243,7 +243,10 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
     header(path)
     import safetensors.torch
 
-    tensors: dict[str, Tensor] = safetensors.torch.load_file(path, device=str(device))
+    mapped: dict[str, Tensor] = safetensors.torch.load_file(path, device=str(device))
+    # Copies, not views into the file: they lie where the allocator puts them. Kernels choose their way by the address of
+    # a weight, and the same weights give the same bits from whatever file they come only where that is alike.
+    tensors = {name: value.clone() for name, value in mapped.items()}
     bad = not_finite(tensors)
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
