@@ -244,8 +244,8 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
     import safetensors.torch
 
     mapped: dict[str, Tensor] = safetensors.torch.load_file(path, device=str(device))
-    # Copies, not views into the file: they lie where the allocator puts them. Kernels choose their way by the address of
-    # a weight, and the same weights give the same bits from whatever file they come only where that is alike.
+    # Copies, not views into the file, which lie anywhere: kernels choose their way by the alignment of a weight, and
+    # the same weights are to give the same bits from whatever file they come.
     tensors = {name: value.clone() for name, value in mapped.items()}
     bad = not_finite(tensors)
     if bad:
