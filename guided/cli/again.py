@@ -11,7 +11,7 @@ from guided.cli.common import quoted
 def command(record: Mapping[str, Any]) -> str | None:
     """The command line that draws the picture of a record; None where it was drawn in Python, as no command can."""
     if isinstance(record.get("asked"), Mapping):
-        return _edit(record["asked"])
+        return _edit(record["asked"], record)
     if not isinstance(record.get("steps"), int) or "seed" not in record or "model" not in record:
         return None
     if "task" in record:  # made of another picture, which the record does not hold
@@ -53,10 +53,11 @@ def _options(options: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def _edit(asked: Mapping[str, Any]) -> str:
-    """The command that made a picture of a photo, in the caller's words."""
+def _edit(asked: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """The command that made a picture of a photo, in the caller's words, on the machine's own terms."""
     rest = {f"--{name}": value for name, value in asked.items() if name not in ("task", "photo", "tiles")}
-    words = ["guided", str(asked.get("task")), *_options({**rest, "--out": "again.png"})]
+    machine = {"--device": record.get("device"), "--dtype": record.get("dtype")}
+    words = ["guided", str(asked.get("task")), *_options({**rest, **machine, "--out": "again.png"})]
     words += [*(["--tiles"] if asked.get("tiles") else []), "--", str(asked.get("photo"))]
     return " ".join(quoted(word) for word in words)
 

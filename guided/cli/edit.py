@@ -82,8 +82,6 @@ def edit(
         "mask": mask,
         "strength": strength,
         "faithful": faithful,
-    }
-    said |= {
         "by": by,
         "source": source,
         "tiles": tiles or None,
@@ -91,8 +89,10 @@ def edit(
         "w": w,
         "guide": guide,
         "negative": negative,
+        "solver": solver,
+        "seed": seed,
     }
-    _run(image, out, {**said, "solver": solver, "seed": seed}, (model, device, dtype), as_json)
+    _run(image, out, said, (model, device, dtype), as_json)
 
 
 def inpaint(
@@ -131,9 +131,15 @@ def inpaint(
         "mask": mask,
         "expand": expand,
         "resample": resample,
+        "strength": strength,
+        "steps": steps,
+        "w": w,
+        "guide": guide,
+        "negative": negative,
+        "solver": solver,
+        "seed": seed,
     }
-    said |= {"strength": strength, "steps": steps, "w": w, "guide": guide, "negative": negative}
-    _run(image, out, {**said, "solver": solver, "seed": seed}, (model, device, dtype), as_json)
+    _run(image, out, said, (model, device, dtype), as_json)
 
 
 def _run(

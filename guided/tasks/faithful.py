@@ -118,6 +118,8 @@ class _Search:
         if self.high is None:
             return (1 + a) / 2 if self.side else FIRST
         b, g = self.high
+        if g == 0:
+            return b
         return a + min(max(f / (f - g), 0.05), 0.95) * (b - a)
 
     def add(self, strength: float, found: float) -> None:

@@ -45,8 +45,7 @@ class FlowEdit:
 
     def __call__(self, scene: Scene) -> Iterator[Tensor]:
         """x0 + E after every move."""
-        shown: Denoise = scene.model.denoiser
-        shown = shown if self.source_w == 1 else cfg(self.source_w)(shown)
+        shown = scene.plain if self.source_w == 1 else cfg(self.source_w)(scene.plain)
         pair = _Difference(scene.denoise, shown, scene.x0, scene.told(self.source), scene.noise, scene.path, self.draws)
         start = torch.zeros_like(scene.x0)
         for _, E, _ in trajectory(pair, start, scene.path, scene.cond, solver=scene.plan.solver):

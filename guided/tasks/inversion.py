@@ -10,6 +10,7 @@ from torch import Tensor
 
 from guided import ode
 from guided import path as paths
+from guided.model import drawing
 from guided.sampling import trajectory
 from guided.solvers import Solver
 from guided.tasks.methods import Scene, Told, shown
@@ -50,7 +51,8 @@ class Inversion:
         """x after every move down."""
         other = self.model or scene.model
         solver, told = scene.plan.solver, scene.told(self.source, other)
-        top = ode.invert(other.denoiser, scene.x0, scene.path, told, solver, refinements=self.refinements)
+        up = drawing.base(other, scene.plan)
+        top = ode.invert(up, scene.x0, scene.path, told, solver, refinements=self.refinements)
         for _, x, _ in trajectory(scene.denoise, top, scene.path, scene.cond, solver=solver):
             yield x
 
@@ -79,7 +81,7 @@ class Exact:
         levels = scene.path[:-1]
         if len(levels) < 2:
             raise ValueError("an exactly invertible edit needs at least 2 steps")
-        x, momentum = ode.belm(scene.model.denoiser, scene.x0, levels.flip(0), scene.told(self.source))
+        x, momentum = ode.belm(scene.plain, scene.x0, levels.flip(0), scene.told(self.source))
         x, _ = ode.belm(scene.denoise, x, levels, scene.cond, -momentum)
         yield x.to(scene.x0)
 

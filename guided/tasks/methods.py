@@ -48,7 +48,7 @@ class Method(Protocol):
 class Scene:
     """What a method works with, for some images of a plan.
 
-    x0 (B, C, h, w): the photos; denoise with cond: what is asked, guided.
+    x0 (B, C, h, w): the photos; denoise with cond: what is asked, guided; plain: what it guides.
     """
 
     model: Model
@@ -56,6 +56,7 @@ class Scene:
     rows: slice
     x0: Tensor
     denoise: Denoise
+    plain: Denoise
     cond: Cond
     noise: Noise
 
@@ -96,9 +97,9 @@ class By:
         noise = Noise([image.seed for image in plan.images[rows]])
         whole = plan.x0.expand(len(plan.images), -1, -1, -1)
         x0 = whole[rows].to(model.device)
-        scene = Scene(
-            model, plan, rows, x0, drawing.guided_by(model, plan, rows)(drawing.base(model, plan)), cond, noise
-        )
+        plain = drawing.base(model, plan)
+        denoise = drawing.guided_by(model, plan, rows)(plain)
+        scene = Scene(model, plan, rows, x0, denoise, plain, cond, noise)
         for x in self.method(scene):
             yield x if self.amount is None else x0 + self.amount.to(x) * (x - x0)
 

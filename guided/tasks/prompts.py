@@ -59,15 +59,15 @@ class PromptToPrompt:
         model, path, told = scene.model, scene.path, scene.told(self.source)
         solver = scene.plan.solver
         step = solvers.by_name(solver) if isinstance(solver, str) else solver
-        x = top = ode.invert(model.denoiser, scene.x0, path, told, step, refinements=self.refinements)
+        x = top = ode.invert(scene.plain, scene.x0, path, told, step, refinements=self.refinements)
         photo = {float(path[0]): top}
-        for level, x, _ in trajectory(model.denoiser, top, path, told, solver=step):
+        for level, x, _ in trajectory(scene.plain, top, path, told, solver=step):
             photo[level] = x
         missed = scene.x0 - x
         prompts = [image.prompt or "" for image in scene.plan.images[scene.rows]]
         maps = [shared(model.encoders["text"].ids, self.source, prompt, self.weights) for prompt in prompts]
         until = [float(path[min(round(part * (len(path) - 1)), len(path) - 1)]) for part in (self.words, self.own)]
-        pair = _Together(model.denoiser, photo, told, scene.cond, tuple(maps), until[0], until[1])
+        pair = _Together(scene.plain, photo, told, scene.cond, tuple(maps), until[0], until[1])
         denoise = guided_by(model, scene.plan, scene.rows)(pair)
         for level, x, _ in trajectory(denoise, top, path, scene.cond, solver=step):
             yield x if level > 0 else x + missed

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from guided import path as paths
-from guided.denoiser import Denoise
 from guided.guide import cfg
 from guided.sampling import sample, trajectory
 from guided.solvers import Solver
@@ -42,8 +41,7 @@ class DDPMInversion:
     def __call__(self, scene: Scene) -> Iterator[Tensor]:
         """x at every level of the path."""
         path, told, x0 = scene.path, scene.told(self.source), scene.x0
-        plain: Denoise = scene.model.denoiser
-        plain = plain if self.source_w == 1 else cfg(self.source_w)(plain)
+        plain = scene.plain if self.source_w == 1 else cfg(self.source_w)(scene.plain)
         shape = x0.shape[1:]
         noisy = [x0 + float(level) * scene.noise(i, shape).to(x0) for i, level in enumerate(path[:-1])]
         noisy.append(x0)

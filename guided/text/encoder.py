@@ -44,10 +44,9 @@ class TextEncoder(Protocol):
     """A frozen text encoder.
 
     spec reopens it (JSON; `guided.text.open`). key names everything that decides its states, for caches. width
-    is C, vector_width V (0: no vector), length the most tokens it reads; ids the tokens of a prompt, as numbers, in the
-    places of its states. null says how it was trained to hear
-    nothing: "empty" by the states of "", "zeros" by states of zero, "learned" not at all, so that a network learns its
-    own.
+    is C, vector_width V (0: no vector), length the most tokens it reads; ids gives the tokens of a prompt as numbers,
+    in the places of their states. null says how it was trained to hear nothing: "empty" by the states of "", "zeros" by
+    states of zero, "learned" not at all, so that a network learns its own.
     """
 
     @property

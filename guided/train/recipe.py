@@ -62,9 +62,7 @@ class Data(Section):
     background: Text = "white"
     resize: Annotated[str, one_of("area", "bicubic")] = "area"
     flip: Truth = False  # mirror half of the pictures, left and right
-    crop: Annotated[float, number(0.01, 1)] = (
-        1.0  # windows, their sides at least this share of the picture's; 1: its middle
-    )
+    crop: Annotated[float, number(0.01, 1)] = 1.0  # least side of a random window, as a share; 1: always the middle
     condition: Annotated[str, one_of("text", "class", "none")] = "text"
     balance: Annotated[str, one_of("base", "uniform")] = "uniform"
     hold_out: HoldOut | None = HoldOut()

@@ -162,6 +162,15 @@ def test_a_soft_mask_takes_its_share_of_the_change() -> None:
     torch.testing.assert_close(part, want.float(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("by", [Exact, FlowEdit, DDPMInversion, PromptToPrompt])
+def test_in_tiles_the_same_prompt_gives_the_photo(by: type) -> None:
+    model, given = build.words_model(), np.tile(photo(3), (2, 3, 1))
+    how = {"w": 1.0, "steps": 5, "strength": 0.6, "tiles": True}
+    same = model.edit(given, "red cat", by=by("red cat"), **how).tensor
+    assert float((same - x0_of(given)).abs().mean()) < 1e-5
+    assert float((model.edit(given, "blue cat", by=by("red cat"), **how).tensor - same).abs().max()) > 0.02
+
+
 def test_copied_attention_is_its_formula() -> None:
     rng = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(4, 2, n, 8, generator=rng, dtype=torch.float64) for n in (5, 4, 4))
