@@ -17,6 +17,8 @@ _ROOMS = (
     *("cond", "noise", "path", "codec", "denoiser", "oracle", "solvers", "sampling", "guide", "nn", "text", "data"),
     *(
         "analyze",
+        "cascade",
+        "degrade",
         "frames",
         "ode",
         "operators",

@@ -16,7 +16,7 @@ FLOORS = [
     {"_files", "_compat", "_safetensors", "cond", "path", "noise", "operators", "codec", "perturbation"},
     {"denoiser", "tiles", "oracle", "analyze", "frames"},
     {"solvers", "sampling", "ode", "guide", "nn"},
-    {"text", "data"},
+    {"text", "data", "degrade"},
     {"model", "cascade", "tasks"},
     {"train", "tune", "evaluate", "zoo"},
     {"cli", "ui", "bench", "assets", "__main__"},

@@ -98,7 +98,7 @@ def _plan(recipe: Recipe, device: str, as_json: bool) -> None:
     from guided.train import setup, workplace
 
     started = workplace.begun(pathlib.Path(recipe.out), recipe) is not None
-    source = setup.open_source(recipe)
+    source, _ = setup.open_source(recipe)
     split = setup.part(recipe, source.records)
     encoder: Any = None
     if recipe.data.condition == "text":

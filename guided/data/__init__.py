@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from guided.data.decoding import Decoded, decode
     from guided.data.opening import open
     from guided.data.order import Order
+    from guided.data.pairing import pairs
     from guided.data.parquet import ParquetSource
     from guided.data.pictures import Pictures
     from guided.data.records import BadPicture, Record, Refused, Source
@@ -32,12 +33,13 @@ _PLACES = {
     "fit": "resize",
     "noto": "emoji",
     "open": "opening",
+    "pairs": "pairing",
     "split": "splitting",
     "tone": "splitting",
 }
 
 __all__ = ["BadPicture", "Decoded", "Order", "ParquetSource", "Pictures", "Record", "Refused", "Source", "Split"]
-__all__ += ["base_caption", "decode", "fit", "open", "split", "tone"]
+__all__ += ["base_caption", "decode", "fit", "open", "pairs", "split", "tone"]
 
 
 def __getattr__(name: str) -> Any:

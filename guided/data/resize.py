@@ -103,6 +103,23 @@ def overlaps(old: int, new: int) -> NDArray[np.float64]:
     return np.asarray(np.maximum(shared, 0), np.float64)
 
 
+def weights(old: int, new: int) -> NDArray[np.float32]:
+    """(new, old), rows of sum 1: exact area means where it shrinks, Catmull and Rom's cubic where it grows."""
+    if new == old:
+        return np.eye(old, dtype=np.float32)
+    if new < old:
+        return (overlaps(old, new) / old).astype(np.float32)
+    place = (np.arange(new) + 0.5) * old / new - 0.5
+    base = np.floor(place)
+    found = np.zeros((new, old))
+    for tap in (-1, 0, 1, 2):
+        d = np.abs(place - base - tap)
+        near, far = 1.5 * d**3 - 2.5 * d**2 + 1, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
+        at = np.clip(base + tap, 0, old - 1).astype(int)
+        np.add.at(found, (np.arange(new), at), np.where(d <= 1, near, far))
+    return found.astype(np.float32)
+
+
 def _bicubic(array: Pixels, size: tuple[int, int]) -> NDArray[np.float64]:
     """Pillow's antialiased bicubic, in float channel by channel."""
     planes = [

@@ -31,6 +31,7 @@ class UNetConfig:
     out_channels: int = 3  # twice the picture's for a learned variance
 
     # Body
+    patch: int = 1  # squares of so many pixels become channels at the entrance, and pixels again at the exit
     widths: tuple[int, ...] = (64, 128, 256)
     blocks: tuple[int, ...] = (1, 1, 1)  # residual blocks a level going down; one number stands for all
     middle_blocks: int = 2  # attention of the middle stands after the first

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from guided.nn.attention import Context, Perturbable, group_norm, zero
@@ -60,12 +61,12 @@ class UNet(Body):
         self.space = SpacePort(config)
         width = config.widths[0]
         channels = config.in_channels + config.image_channels + config.presence + 2 * config.coordinates
-        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
+        self.conv_in = nn.Conv2d(channels * config.patch**2, width, 3, padding=1)
         self.down, skips = way_down(config)
         self.middle = middle(config)
         self.up = way_up(config, skips)
         self.norm_out = group_norm(config, width)
-        self.conv_out = zero(nn.Conv2d(width, config.out_channels, 3, padding=1))
+        self.conv_out = zero(nn.Conv2d(width, config.out_channels * config.patch**2, 3, padding=1))
         self._perturbable = name_layers(self)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
@@ -76,11 +77,24 @@ class UNet(Body):
             context, pooled = self.sequence(x, cond)
             embedding = embedding if pooled is None else embedding + pooled
         seen = self.act(embedding), context, self._perturbation()
-        h, skips = self._go_down(self.conv_in(self.space(x, cond)), *seen)
+        h, skips = self._go_down(self.conv_in(self._folded(self.space(x, cond))), *seen)
         for stage in self.middle:
             h = self._run(stage, h, *seen)
         h = self._go_up(h, skips, *seen)
-        return self.conv_out(self.act(self.norm_out(h)))  # type: ignore[no-any-return]
+        out: Tensor = self.conv_out(self.act(self.norm_out(h)))
+        if self.config.patch > 1:
+            out = F.pixel_shuffle(out, self.config.patch)[..., : x.shape[2], : x.shape[3]]
+        return out
+
+    def _folded(self, h: Tensor) -> Tensor:
+        """Squares of pixels as channels; what does not fill one is filled with the border's pixels."""
+        patch = self.config.patch
+        if patch == 1:
+            return h
+        down, right = (-h.shape[2] % patch, -h.shape[3] % patch)
+        if down or right:
+            h = F.pad(h, (0, right, 0, down), mode="replicate")
+        return F.pixel_unshuffle(h, patch)
 
     def attention_layers(self) -> tuple[str, ...]:
         """The names of the self-attention layers in the order they run, as `Perturbation.layers` takes them."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from guided.data.resize import overlaps
+from guided.data.resize import weights
 
 Array = NDArray[Any]
 STRIP = 1 << 20
@@ -22,29 +22,12 @@ def strips(height: int, width: int) -> Iterator[slice]:
         yield slice(start, min(start + step, height))
 
 
-def matrix(old: int, new: int) -> NDArray[np.float32]:
-    """(new, old), rows of sum 1: exact area means where it shrinks, Catmull and Rom's cubic where it grows."""
-    if new == old:
-        return np.eye(old, dtype=np.float32)
-    if new < old:
-        return (overlaps(old, new) / old).astype(np.float32)
-    place = (np.arange(new) + 0.5) * old / new - 0.5
-    base = np.floor(place)
-    found = np.zeros((new, old))
-    for tap in (-1, 0, 1, 2):
-        d = np.abs(place - base - tap)
-        near, far = 1.5 * d**3 - 2.5 * d**2 + 1, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
-        at = np.clip(base + tap, 0, old - 1).astype(int)
-        np.add.at(found, (np.arange(new), at), np.where(d <= 1, near, far))
-    return found.astype(np.float32)
-
-
 def down(array: Array, size: tuple[int, int]) -> NDArray[np.float32]:
     """(H, W, C) of any numbers at another size (h, w), in the same units; the same numbers where that is its own."""
     height, width, channels = array.shape
     if (height, width) == size:
         return array.astype(np.float32)
-    rows, columns = matrix(height, size[0]), matrix(width, size[1])
+    rows, columns = weights(height, size[0]), weights(width, size[1])
     found = np.zeros((*size, channels), np.float32)
     for part in strips(height, width):
         narrow = np.einsum("xw,hwc->hxc", columns, array[part].astype(np.float32), optimize=True)
@@ -57,8 +40,8 @@ class Up:
 
     def __init__(self, small: NDArray[Any], size: tuple[int, int]) -> None:
         self.same = small.shape[:2] == size
-        self.rows = matrix(small.shape[0], size[0])
-        self.wide = small if self.same else np.einsum("xw,hwc->hxc", matrix(small.shape[1], size[1]), small)
+        self.rows = weights(small.shape[0], size[0])
+        self.wide = small if self.same else np.einsum("xw,hwc->hxc", weights(small.shape[1], size[1]), small)
 
     def __call__(self, part: slice) -> NDArray[Any]:
         """(rows, W, C)."""

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from guided.cond import Cond
 from guided.data import BadPicture, Pictures
+from guided.degrade import Translation
 from guided.noise import generator, key
 from guided.train.levels import Law, uniform
 
@@ -70,7 +71,9 @@ class Samples:
     """A map-style data set over counters, so that any number of workers hands over the same bits.
 
     rows: the sorted records of the training part. drop: share of samples whose whole condition is dropped. crop: from
-    which share of its sides on a window of the picture stands for it, evenly in the logarithm; 1: always the middle.
+    which share of its sides on a window of the picture stands for it, evenly in the logarithm; 1: always the middle; 0:
+    any window, at the picture's own scale. translation: what makes the picture that the network is shown; partners: or
+    the pictures that hold it.
     """
 
     pictures: Pictures
@@ -82,6 +85,8 @@ class Samples:
     drop: float = 0.0
     flip: bool = False
     crop: float = 1.0
+    translation: Translation | None = None
+    partners: Pictures | None = None
 
     def __getitem__(self, counter: int) -> Batch:
         return self.__getitems__([counter])
@@ -93,12 +98,14 @@ class Samples:
         if self.flip:
             mirrored = self._chance("train/flip", counters) < 0.5
             x0[mirrored] = x0[mirrored].flip(-1)
-        noise = torch.empty(x0.shape)
+        noise = torch.empty(len(x0), self.pictures.channels, *x0.shape[2:])
         for row, counter in zip(noise, counters, strict=True):
             torch.randn(row.shape, generator=generator("train/noise", self.seed, counter), out=row)
         cond = self.conditions(rows)
         if self.drop:
             cond = cond.drop(self._chance("train/drop", counters) < self.drop)
+        if self.translation is not None:
+            x0, cond = self._translated(x0, counters, cond)
         return Batch(
             counters=tuple(counters),
             x0=x0,
@@ -109,21 +116,32 @@ class Samples:
             broken=tuple(fault for _, _, fault in drawn if fault is not None),
         )
 
+    def _translated(self, x0: Tensor, counters: Sequence[int], cond: Cond) -> tuple[Tensor, Cond]:
+        """The pictures without their partners, and their condition with what the network is shown of them."""
+        assert self.translation is not None
+        shown = x0[:, self.pictures.channels :] if self.partners is not None else x0
+        seeds = [key("train/degrade", self.seed, counter) for counter in counters]
+        values = shown.float() / 127.5 - 1
+        return x0[:, : self.pictures.channels], self.translation.taught(values, seeds, cond, "degrade")[0]
+
     def _picture(self, counter: int) -> tuple[Tensor, int, Broken | None]:
-        row = self.order[counter]
-        try:
-            return self._seen(row, counter), row, None
-        except BadPicture as error:
-            other = self.pictures.replacement(row, self.rows)
-            records = self.pictures.source.records
-            fault = Broken(counter, records[row].name, str(error), records[other].name)
-            return self._seen(other, counter), other, fault
+        row, fault = self.order[counter], None
+        for _ in self.rows:
+            try:
+                return self._seen(row, counter), row, fault
+            except BadPicture as error:
+                other = self.pictures.replacement(row, self.rows)
+                records = self.pictures.source.records
+                fault = fault or Broken(counter, records[row].name, str(error), records[other].name)
+                row = other
+        raise BadPicture("no sound picture is left in the training part")
 
     def _seen(self, row: int, counter: int) -> Tensor:
+        both = [self.pictures] if self.partners is None else [self.pictures, self.partners]
         if self.crop == 1:
-            return self.pictures[row]
+            return torch.cat([pictures[row] for pictures in both])
         size, down, right = (float(self._chance(f"train/crop/{what}", [counter])) for what in ("size", "down", "right"))
-        return self.pictures.piece(row, self.crop**size, down, right)
+        return torch.cat([pictures.piece(row, self.crop**size, down, right) for pictures in both])
 
     def _chance(self, stream: str, counters: Sequence[int]) -> Tensor:
         return uniform([key(stream, self.seed, counter) << 1 for counter in counters])

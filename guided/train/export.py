@@ -46,6 +46,8 @@ def model_of(job: Job, state: State, metrics: Mapping[str, Any]) -> Model | Nois
             "early_images": state.early_at,
         },
     }
+    if job.translation is not None:
+        card["translate"] = job.translation.card()
     if job.recipe.task == "denoiser":
         card["defaults"] = {"steps": job.recipe.sample.steps, "w": job.recipe.sample.w}
     encoders = {} if tokens is None else {"text": LazyEncoder(tokens.spec)}

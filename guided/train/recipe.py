@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, create_model, model_validator
 
+from guided.degrade import Augment, Translation, parse
 from guided.nn.config import UNetConfig
 from guided.nn.presets import PRESETS
 from guided.train import reading
@@ -62,7 +63,7 @@ class Data(Section):
     background: Text = "white"
     resize: Annotated[str, one_of("area", "bicubic")] = "area"
     flip: Truth = False  # mirror half of the pictures, left and right
-    crop: Annotated[float, number(0.01, 1)] = 1.0  # least side of a random window, as a share; 1: always the middle
+    crop: Annotated[float, number(0, 1)] = 1.0  # least side of a random window, as a share; 1: the middle; 0: unscaled
     condition: Annotated[str, one_of("text", "class", "none")] = "text"
     balance: Annotated[str, one_of("base", "uniform")] = "uniform"
     hold_out: HoldOut | None = HoldOut()
@@ -107,6 +108,37 @@ ModelSection: type[BaseModel] = create_model(  # type: ignore[call-overload]
     preset=(Annotated[str, one_of(*PRESETS)], "unet32-text"),
     **{field.name: (typing.Optional[_typed(_HINTS[field.name])], None) for field in dataclasses.fields(UNetConfig)},  # noqa: UP045
 )
+
+
+def _task(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError('expected a task, such as "colourise" or "jpeg(5, 30)"')
+    return repr(parse(value))
+
+
+class AugmentSection(Section):
+    """What is done to the pictures that a network is shown, and what of it a cascade does; see `degrade.Augment`."""
+
+    kind: Annotated[str, one_of("noise", "blur")] = "noise"
+    most: Positive = 0.5
+    level: Annotated[float, number(0)] = 0.1
+
+
+class Translate(Section):
+    """The tasks of a network that changes pictures; see `guided.degrade`."""
+
+    tasks: Annotated[tuple[Annotated[str, BeforeValidator(_task)], ...], sequence(1)]
+    augment: AugmentSection | None = None
+
+    @model_validator(mode="after")
+    def _together(self) -> Translate:
+        self.taught()
+        return self
+
+    def taught(self) -> Translation:
+        """The tasks themselves."""
+        augment = None if self.augment is None else Augment(**self.augment.model_dump())
+        return Translation(tuple(parse(word) for word in self.tasks), augment)
 
 
 class DenoiserSection(Section):
@@ -192,6 +224,7 @@ class Recipe(Section):
     out: Text = ""
     data: Data
     text: TextSection = TextSection()
+    translate: Translate | None = None
     model: ModelSection = ModelSection()  # type: ignore[valid-type]
     denoiser: DenoiserSection = DenoiserSection()
     noise: NoiseSection = NoiseSection()
@@ -233,14 +266,23 @@ def load_recipe(
     else:
         values, where = reading.read(recipe), os.fspath(recipe)
     found = checked(Recipe, reading.overridden(values, overrides, TEXT_KEYS), where)
-    if found.task == "classifier" and (faults := _unfit(found)):
+    if faults := _unfit(found):
         raise ValueError("\n".join(f"{where}: {fault}" for fault in faults))
     return found if found.out else found.model_copy(update={"out": f"runs/{found.name}"})
 
 
 def _unfit(recipe: Recipe) -> list[str]:
-    """What a recipe asks for that means nothing to a classifier."""
+    """What a recipe asks for that does not go together."""
     faults = []
+    if recipe.translate is not None:
+        if len(recipe.translate.tasks) > 1 and recipe.data.condition == "class":
+            faults.append("translate.tasks: several are told apart by the label, which data.condition=class needs too")
+        if "pairs" in recipe.translate.tasks and recipe.data.path == "shapes":
+            faults.append("translate.tasks: pairs need a folder with `source` and `target` in it")
+    if recipe.task != "classifier":
+        return faults
+    if recipe.translate is not None:
+        faults.append("translate: a classifier changes no pictures; leave the section out")
     if recipe.data.condition != "class":
         faults.append(f"data.condition: expected class, which a classifier learns, got {recipe.data.condition}")
     if "drop" in recipe.train.model_fields_set and recipe.train.drop:

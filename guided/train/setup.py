@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from guided import data, text
 from guided.cond import Cond
 from guided.data import BadPicture, Pictures, Record, Source, Split
 from guided.data.order import Order
+from guided.degrade import Translation
 from guided.denoiser import EDM, X0, Denoiser, Eps, Flow, Parametrization, V
 from guided.model import NoisyClassifier
 from guided.nn import EncoderUNet, UNet, UNetConfig, preset
@@ -69,6 +72,8 @@ class Job:
     denoiser: Denoiser | NoisyClassifier
     config: UNetConfig
     fingerprint: str
+    translation: Translation | None = None
+    partners: Pictures | None = None
 
     @property
     def text_spec(self) -> Any:
@@ -88,6 +93,18 @@ class Job:
                 continue
         return [round(value, 6) for value in (total / max(count, 1) / 127.5 - 1).tolist()]
 
+    def shown(self, rows: Sequence[int], x0: Tensor, cond: Cond) -> Cond:
+        """The condition of some records with what a translating network is shown of them: the same each time.
+
+        x0 (B, C, H, W) in [-1, 1] are the records' pictures; nothing is added to the condition of other networks.
+        """
+        if self.translation is None:
+            return cond
+        if self.partners is not None:
+            x0 = torch.stack([self.partners[row] for row in rows]).to(x0) / 127.5 - 1
+        seeds = [key("held/degrade", self.recipe.seed, row) for row in rows]
+        return self.translation.taught(x0.cpu(), seeds, cond, "degrade")[0]
+
     @property
     def held(self) -> tuple[int, ...]:
         """The records that were kept out."""
@@ -100,7 +117,7 @@ def prepare(recipe: Recipe, device: torch.device, facts: Mapping[str, Any] | Non
     facts: what is known of the run where one goes on: a complete cache then needs no encoder, and other data under
     the same path are refused. Raises ValueError, FileNotFoundError.
     """
-    source = open_source(recipe)
+    source, partner = open_source(recipe)
     known_text = None if facts is None else facts["text"]
     if facts is not None and facts["data"] != fingerprint(source.records):
         raise ValueError(
@@ -119,7 +136,9 @@ def prepare(recipe: Recipe, device: torch.device, facts: Mapping[str, Any] | Non
         tokens,
         config.accepts if recipe.task == "denoiser" else frozenset({"label"}),
     )
-    pictures = Pictures(source, recipe.data.size, recipe.data.channels, recipe.data.background, recipe.data.resize)
+    form = recipe.data.size, recipe.data.channels, recipe.data.background, recipe.data.resize
+    pictures, partners = Pictures(source, *form), None if partner is None else Pictures(partner, *form)
+    translation = None if recipe.translate is None else recipe.translate.taught()
     law = LogNormal(recipe.noise.mean, recipe.noise.std, recipe.denoiser.lo, recipe.denoiser.hi)
     order = (
         Order.even(records, split.train, recipe.seed)
@@ -128,24 +147,33 @@ def prepare(recipe: Recipe, device: torch.device, facts: Mapping[str, Any] | Non
     )
     drop = recipe.train.drop if recipe.data.condition != "none" and recipe.task == "denoiser" else 0.0
     looks = recipe.data.flip, recipe.data.crop
-    samples = Samples(pictures, order, split.train, conditions, law, recipe.seed, drop, *looks)
+    samples = Samples(pictures, order, split.train, conditions, law, recipe.seed, drop, *looks, translation, partners)
     denoiser = make_denoiser(recipe, config).to(device=device, dtype=DTYPES[recipe.train.precision])
     if device.type == "cuda":
         denoiser = denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Job(recipe, source, pictures, split, conditions, samples, law, denoiser, config, fingerprint(records))
+    job = Job(recipe, source, pictures, split, conditions, samples, law, denoiser, config, fingerprint(records))
+    return dataclasses.replace(job, translation=translation, partners=partners)
 
 
-def open_source(recipe: Recipe) -> Source:
-    """The recipe's pictures, with the condition it asks for; ValueError where they lack it."""
+def open_source(recipe: Recipe) -> tuple[Source, Source | None]:
+    """The recipe's pictures, with the condition it asks for, and the partners of pairs; ValueError where they lack it."""
     section = recipe.data
+    if recipe.translate is not None and "pairs" in recipe.translate.tasks:
+        targets, partners = data.pairs(section.path, section.format, section.caption_key, section.label_key)
+        return _conditioned(recipe, targets), partners
     if section.path == "shapes":
         from guided.data.shapes import ShapesSource
 
         shapes, classed = section.shapes, section.condition == "class"
-        return ShapesSource(shapes.n, recipe.seed, shapes.objects, shapes.hold_out, classed=classed)
+        return ShapesSource(shapes.n, recipe.seed, shapes.objects, shapes.hold_out, classed=classed), None
     source: Source = data.open(
         section.path, format=section.format, caption_key=section.caption_key, label_key=section.label_key
     )
+    return _conditioned(recipe, source), None
+
+
+def _conditioned(recipe: Recipe, source: Source) -> Source:
+    section = recipe.data
     if section.condition == "text" and all(record.caption is None for record in source.records):
         raise ValueError(
             f"data.condition: text, but {section.path} has no captions (looked for the key {section.caption_key!r}); "
@@ -164,7 +192,7 @@ def part(recipe: Recipe, records: Sequence[Record]) -> Split:
     hold = recipe.data.hold_out
     if hold is None:
         return Split(tuple(range(len(records))), (), ())
-    if recipe.data.condition == "text":
+    if any(record.caption is not None for record in records):
         return data.split(records, share=hold.share, pairs=hold.pairs)
     return data.split(records, share=hold.share, pairs=0, key=lambda record: Path(record.name).name)
 
@@ -206,6 +234,7 @@ def network_config(recipe: Recipe, source: Source, tokens: text.TokenCache | Non
         fitted |= {"out_channels": len(source.classes), "classes": 0}
     elif recipe.data.condition == "class":
         fitted["classes"] = len(source.classes)
+    fitted |= _shown(recipe)
     if tokens is not None:
         if changes.get("token_width", base.token_width):
             fitted["token_width"] = tokens.width
@@ -227,6 +256,16 @@ def network_config(recipe: Recipe, source: Source, tokens: text.TokenCache | Non
             "choose another preset, or data.condition=none"
         )
     return config
+
+
+def _shown(recipe: Recipe) -> dict[str, Any]:
+    """What a network needs to see of a picture that it is to change."""
+    if recipe.translate is None:
+        return {}
+    taught = recipe.translate.taught()
+    fitted: dict[str, Any] = {"image_channels": recipe.data.channels, "presence": taught.presence}
+    fitted["aug"] = taught.augment is not None
+    return fitted | ({"classes": len(taught.tasks)} if taught.several else {})
 
 
 def parametrization(recipe: Recipe) -> Parametrization:

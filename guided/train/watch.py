@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from guided import _files, path, sampling
-from guided.cond import Cond
+from guided.cond import SEMANTIC, Cond
 from guided.data import BadPicture
 from guided.denoiser import Denoiser
 from guided.guide import cfg
@@ -24,6 +24,7 @@ from guided.train.setup import Job
 LEVELS = 8
 PICTURES = 64
 COLUMNS = 8
+PREVIEWED = 16
 
 
 def averaged(job: Job, ema: PowerEMA) -> Denoiser | NoisyClassifier:
@@ -53,7 +54,7 @@ class HeldOut:
             return {}
         x0 = torch.stack([picture for _, picture in found]).to(weights) / 127.5 - 1
         rows = [row for row, _ in found]
-        cond = self.job.conditions(rows).to(weights.device, weights.dtype)
+        cond = self.job.shown(rows, x0, self.job.conditions(rows)).to(weights.device, weights.dtype)
         noise = Noise([self.job.recipe.seed + row for row in rows], "held")(0, x0.shape[1:]).to(weights)
         out: dict[str, float] = {}
         for sigma in self.sigmas:
@@ -63,20 +64,27 @@ class HeldOut:
 
     def _picture(self, row: int) -> Tensor | None:
         try:
+            if self.job.partners is not None:
+                self.job.partners[row]
             return self.job.pictures[row]
         except BadPicture:
             return None
 
 
 def preview(job: Job, denoiser: Denoiser, file: Path) -> None:
-    """Draw the recipe's prompts (its classes, or 16 pictures without condition) as one PNG; picture i has seed i."""
+    """Draw the recipe's prompts (its classes, or 16 pictures without condition) as one PNG; picture i has seed i.
+
+    A network that changes pictures is shown pictures that were kept out of training, each with its caption or class.
+    """
     weights = next(denoiser.parameters())
     section = job.recipe.sample
     cond, n = _asked(job)
     noise = Noise(range(n))
     shape = (job.recipe.data.channels, *job.recipe.data.size)
     levels = path.default(section.steps, denoiser.lo, denoiser.hi, section.w)
-    guided = denoiser if cond.size is None else cfg(section.w)(denoiser)
+    drop = SEMANTIC if job.translation is None else job.translation.dropped
+    known = cond.only(denoiser.network.accepts & drop)  # type: ignore[operator, arg-type]
+    guided = denoiser if known.size is None else cfg(section.w, drop=drop)(denoiser)
     dtype = torch.promote_types(weights.dtype, torch.float32)
     x = (levels[0] * noise(0, shape) + torch.tensor(job.mean()).reshape(-1, 1, 1)).to(weights.device, dtype)
     drawn = sampling.sample(guided, x, levels, cond.to(weights.device, dtype))
@@ -84,6 +92,10 @@ def preview(job: Job, denoiser: Denoiser, file: Path) -> None:
 
 
 def _asked(job: Job) -> tuple[Cond, int]:
+    if job.translation is not None:
+        rows = (job.held or job.split.train)[:PREVIEWED]
+        x0 = torch.stack([job.pictures[row] for row in rows]).float() / 127.5 - 1
+        return job.shown(rows, x0, job.conditions(rows)), len(rows)
     prompts = job.recipe.sample.prompts
     if job.conditions.tokens is not None:
         if not prompts:

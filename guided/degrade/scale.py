@@ -1,0 +1,71 @@
+"""Small pictures, and what they look like at the size of large ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from guided.data.resize import weights
+from guided.degrade.task import Task
+
+KERNELS = ("area", "bicubic", "bilinear", "nearest")
+
+
+def box(x: Tensor, factor: int) -> Tensor:
+    """(..., H, W) by the means of squares of factor x factor; ValueError where the factor does not divide H and W."""
+    height, width = x.shape[-2:]
+    if height % factor or width % factor:
+        raise ValueError(f"down: {height} x {width} is not divisible by {factor}: crop or pad the picture")
+    parts = x.reshape(*x.shape[:-2], height // factor, factor, width // factor, factor)
+    return parts.mean((-3, -1))
+
+
+def shrink(x: Tensor, factor: int, kernel: str = "area") -> Tensor:
+    """(C, H, W) at 1 / factor of its size: by `box`, by a kernel with antialiasing, or "nearest", without."""
+    if kernel == "area":
+        return box(x, factor)
+    size = tuple(max(1, side // factor) for side in x.shape[1:])
+    if kernel == "nearest":
+        return F.interpolate(x[None], size, mode="nearest-exact")[0]
+    return F.interpolate(x[None], size, mode=kernel, antialias=True, align_corners=False)[0]
+
+
+def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """(..., h, w) at a larger size by Catmull and Rom's cubic; it may leave the range of x a little."""
+    rows, columns = (torch.from_numpy(weights(old, new)).to(x) for old, new in zip(x.shape[-2:], size, strict=True))
+    return rows @ x @ columns.mT
+
+
+@dataclass(frozen=True)
+class Down(Task):
+    """Super-resolution by a whole factor (Saharia et al. 2021, SR3); the condition is the small picture, `enlarge`d.
+
+    kernel: what the picture was made small by, "area" (so that down(SR(x)) = x can be asked for), "bicubic", "bilinear"
+    or "nearest".
+    """
+
+    factor: int = 4
+    kernel: str = "area"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.factor, int) or not 2 <= self.factor <= 64:
+            raise ValueError(f"down: expected a whole factor from 2 to 64, got {self.factor!r}")
+        if self.kernel not in KERNELS:
+            raise ValueError(f"down: expected one of {', '.join(KERNELS)}, got {self.kernel!r}")
+
+    def __call__(self, x0: Tensor, rng: Generator) -> tuple[Tensor, Tensor | None]:
+        return self.condition(shrink(x0, self.factor, self.kernel)), None
+
+    def condition(self, small: Tensor) -> Tensor:
+        """What the network sees of small pictures (..., h, w), at factor times their size."""
+        height, width = small.shape[-2:]
+        return enlarge(small, (height * self.factor, width * self.factor))
+
+    def baseline(self, condition: Tensor) -> Tensor:
+        return condition.clamp(-1, 1)
+
+    def __repr__(self) -> str:
+        return f"down({self.factor})" if self.kernel == "area" else f"down({self.factor}, {self.kernel!r})"
