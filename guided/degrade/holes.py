@@ -24,6 +24,7 @@ class Inpaint(Task):
     low: float = 0.1
     high: float = 0.4
     holes: ClassVar[bool] = True
+    local: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.kind not in ("free", "centre"):
@@ -86,6 +87,7 @@ class Uncrop(Task):
     low: float = 0.25
     high: float = 0.5
     holes: ClassVar[bool] = True
+    local: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         span("uncrop", self.low, self.high, 0.01, 0.9)

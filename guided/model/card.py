@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from guided import denoiser as kinds
 from guided import frames, solvers
 from guided.codec import Codec, Pixels
+from guided.degrade import Translation
 from guided.denoiser import Denoiser, LearnedVariance, Parametrization
 from guided.model import parts
 from guided.nn import EncoderUNet, UNet, UNetConfig
@@ -68,6 +69,8 @@ def check(values: Any) -> dict[str, Any]:
     _size(values.get("size"))
     _defaults(values.get("defaults", {}))
     _calibrated(values.get("calibrated", {}))
+    if values.get("translate") is not None:
+        Translation.of(_mapping("translate", values["translate"]))
     for name in ("recipe", "data", "metrics", "provenance", "layout", "edge"):
         _mapping(name, values.get(name) or {})
     hashes = _mapping("sha256", values.get("sha256"))

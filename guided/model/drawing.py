@@ -47,9 +47,10 @@ def run(model: Model, plan: Plan) -> Iterator[Progress]:
     for count, start in enumerate(starts):
         rows = slice(start, min(start + plan.batch, total))
         part = trimmed(cond.index(rows)).to(model.device)
-        if plan.image is not None:
-            shown = plan.image if len(plan.image) > 1 else plan.image.expand(total, -1, -1, -1)
-            part = dataclasses.replace(part, image=shown[rows].to(model.device))
+        if plan.shown is not None:
+            shown = plan.shown.index(rows if plan.shown.size > 1 else [0] * (rows.stop - rows.start)).to(model.device)
+            fields = {name: getattr(shown, name) for name in ("image", "aug", "label")}
+            part = dataclasses.replace(part, **{name: value for name, value in fields.items() if value is not None})
         last = None
         for move, x in enumerate(_moves(model, plan, rows, part), 1):
             last = x

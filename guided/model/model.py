@@ -12,6 +12,7 @@ from torch import Tensor
 
 from guided._files import checksum
 from guided.codec import Codec
+from guided.degrade import Translation
 from guided.denoiser import Denoiser
 from guided.guide import Guide, Term
 from guided.model import card as cards
@@ -110,6 +111,12 @@ class Model(Verbs):
     def classes(self) -> tuple[str, ...]:
         """The names of its classes; empty where it knows none."""
         return tuple(self.card.get("classes") or ())
+
+    @property
+    def translation(self) -> Translation | None:
+        """The tasks of a network that changes pictures, None for one that draws from nothing."""
+        said = self.card.get("translate")
+        return None if said is None else Translation.of(said)
 
     @property
     def conditional(self) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from guided import path as paths
 from guided import solvers
-from guided.cond import Cond
+from guided.cond import SEMANTIC, Cond
 from guided.denoiser import Denoiser
 from guided.guide import Cfg, Guide, Term, cfg, expression
 from guided.guide.contrast import Bank
@@ -92,15 +92,20 @@ class Plan:
     batch: int
     x0: Tensor | None = None  # (B or 1, C, h, w) in the codec's space: what the path begins from; None: noise alone
     walk: Walk | None = None  # None: down the path
-    image: Tensor | None = None  # (B or 1, C, h, w): the image condition of networks trained with one
+    shown: Cond | None = None  # of 1 or all images: the picture that the network is shown, and what it is told of it
     tiles: tuple[int, int] | None = None  # windows that the denoiser works in, in the codec's space; None: the whole
 
 
-def plan(model: Model, request: Request) -> Plan:
-    """Check a request against a model; raises ValueError or TypeError for whatever cannot be drawn."""
-    _drawing_alone(model)
-    drawn = images(model, request.prompts, request.labels, request.n, request.seed)
-    guide, w = guide_of(model, request.guide, request.w, request.negative)
+def plan(model: Model, request: Request, shown: Cond | None = None) -> Plan:
+    """Check a request against a model; raises ValueError or TypeError for whatever cannot be drawn.
+
+    shown: for a network that changes pictures what it is shown; words are then no must.
+    """
+    if shown is None:
+        _drawing_alone(model)
+    drawn = images(model, request.prompts, request.labels, request.n, request.seed, silent=shown is not None)
+    asked = drawn[0].prompt is not None or drawn[0].label is not None
+    guide, w = guide_of(model, request.guide, request.w, request.negative, asked or shown is None)
     guide = guide if guide is None else within(guide, model.codec.limit, model.name)
     guide_rows(guide, slice(0, len(drawn)), len(drawn), model.device)  # for its refusal
     path, steps, solver = course_of(model, request, guide)
@@ -118,6 +123,7 @@ def plan(model: Model, request: Request) -> Plan:
         expression=request.guide if isinstance(request.guide, str) else None,
         negative=request.negative,
         batch=batch,
+        shown=shown,
     )
 
 
@@ -125,6 +131,9 @@ def _drawing_alone(model: Model) -> None:
     """Raise ValueError for a network that was always shown a picture in training: no call gives it one."""
     config = getattr(model.denoiser.network, "config", None)
     shown = getattr(config, "image_channels", 0)
+    if model.translation is not None:
+        verb = "upscale" if model.translation.down is not None else "translate"
+        raise ValueError(f"{model.name} changes pictures, it draws none from nothing: use model.{verb} (guided {verb})")
     if shown and not getattr(config, "presence", False) and not model.card.get("edge", {}).get("paint"):
         raise ValueError(
             f"{model.name} enlarges or changes a picture of {shown} channels, which a call cannot give it: sample from "
@@ -138,13 +147,17 @@ def images(
     labels: str | int | Sequence[str | int] | None,
     n: int,
     seed: int,
+    silent: bool = False,
 ) -> tuple[Wanted, ...]:
-    """Image i has seed `seed + i`, prompts outer, n inner; raises ValueError for what the model cannot draw."""
+    """Image i has seed `seed + i`, prompts outer, n inner; raises ValueError for what the model cannot draw.
+
+    silent: a model of prompts or classes may be told none.
+    """
     if n < 1:
         raise ValueError(f"n: expected at least 1 picture for each prompt, got {n}")
     texts = [prompts] if isinstance(prompts, str) else None if prompts is None else list(prompts)
     names = [labels] if isinstance(labels, str | int) else None if labels is None else list(labels)
-    _fitting(model, texts, names)
+    _fitting(model, texts, names, silent)
     if texts is not None and any(not isinstance(text, str) for text in texts):
         raise TypeError(f"a prompt is a text, got {next(text for text in texts if not isinstance(text, str))!r}")
     numbers = None if names is None else [label(model, name) for name in names]
@@ -157,7 +170,7 @@ def images(
     return tuple(Wanted(seed + i, prompt, number) for i, (prompt, number) in enumerate(rows))
 
 
-def _fitting(model: Model, texts: list[str] | None, names: list[str | int] | None) -> None:
+def _fitting(model: Model, texts: list[str] | None, names: list[str | int] | None, silent: bool) -> None:
     if texts is not None and "text" not in model.encoders:
         if model.classes:
             raise ValueError(
@@ -169,7 +182,7 @@ def _fitting(model: Model, texts: list[str] | None, names: list[str | int] | Non
         raise ValueError(f"{model.name} {kind}: leave out labels= (--label)")
     if (texts is not None and not texts) or (names is not None and not names):
         raise ValueError("the list of prompts is empty: give at least one")
-    if texts is None and names is None and model.conditional:
+    if texts is None and names is None and model.conditional and not silent:
         what = "a prompt" if "text" in model.encoders else f"labels= (--label), {_known(model.classes)}"
         raise ValueError(f"{model.name} needs {what}")
     if texts is not None and names is not None and len(texts) != len(names):
@@ -251,9 +264,12 @@ def calibrated(model: Model, steps: int, guide: Guide | Term | None) -> Mapping[
 
 
 def guide_of(
-    model: Model, guide: Guide | Term | str | None, w: float | None, negative: str | int | None
+    model: Model, guide: Guide | Term | str | None, w: float | None, negative: str | int | None, asked: bool = True
 ) -> tuple[Guide | Term | None, float | None]:
-    """The guide of a call, and its weight where it is a plain cfg; raises ValueError for contradictions."""
+    """The guide of a call, and its weight where it is a plain cfg; raises ValueError for contradictions.
+
+    asked: whether there is a prompt or a class to be guided towards.
+    """
     if guide is not None:
         if w is not None or negative is not None:
             raise ValueError("give guide=, or w= and negative=, not both")
@@ -263,12 +279,15 @@ def guide_of(
         if (w is not None and w != 1) or negative is not None:
             raise ValueError(f"{model.name} is unconditional: there is nothing for w= or negative= to guide")
         return None, None
+    if not asked and w is None and negative is None:
+        return None, None
     weight = float((model.card.get("defaults") or {}).get("w", 1.0)) if w is None else float(w)
     if not math.isfinite(weight):
         raise ValueError(f"w: expected a finite number, got {weight}")
     if weight == 1 and negative is not None:
         warnings.warn("at w = 1 a negative prompt or class has no effect; give a larger w", stacklevel=4)
-    return cfg(weight, negative=None if negative is None else conditioning.negative(model, negative)), weight
+    drop = SEMANTIC if model.translation is None else model.translation.dropped
+    return cfg(weight, None if negative is None else conditioning.negative(model, negative), drop), weight
 
 
 def parsed(model: Model, text: str) -> Guide | Term:

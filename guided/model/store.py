@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from guided import _files, _safetensors
 from guided.codec import Codec
+from guided.degrade import Translation
 from guided.model import card as cards
 from guided.model import towers
 from guided.model.autoencoder import AutoencoderKL
@@ -212,6 +213,11 @@ def fitting(card: Mapping[str, Any], encoders: Mapping[str, object], network: nn
         raise ValueError("card: it names classes, and the network takes no label")
     if known is not None and card.get("classes") and len(card["classes"]) != known:
         raise ValueError(f"card: it names {len(card['classes'])} classes, the network knows {known}")
+    if card.get("translate") is not None:
+        taught = Translation.of(card["translate"])
+        needed = {"image"} | ({"label"} if taught.several else set()) | ({"aug"} if taught.augment else set())
+        if needed - set(accepts):
+            raise ValueError(f"card: translate: its tasks need a network that sees {', '.join(sorted(needed))}")
     if set(encoders) - {"text"}:
         raise ValueError(f"encoders: expected 'text' or none, got {sorted(encoders)}")
     if "text" in encoders and not {"tokens", "vector"} & set(accepts):

@@ -142,6 +142,64 @@ class Verbs:
             photo, "" if blank else prompts, n=n, strength=strength, labels=labels, steps=steps, w=w, seed=seed
         )
 
+    def translate(
+        self,
+        photo: Source | Sequence[Source],
+        prompts: str | Sequence[str] | None = None,
+        *,
+        task: str | None = None,
+        mask: Mask | None = None,
+        expand: tuple[int, int, int, int] | None = None,
+        n: int = 1,
+        labels: str | int | Sequence[str | int] | None = None,
+        steps: int | None = None,
+        guide: Guide | Term | str | None = None,
+        w: float | None = None,
+        solver: Solver | str | None = None,
+        seed: int = 0,
+        batch: int | None = None,
+    ) -> Edited:
+        """Change a photo as a network was taught to (Saharia et al. 2022, Palette): colour it, fill it, restore it.
+
+        task: one of the model's, as "colourise" or "jpeg"; None where it has but one. mask: see `edit`; a task with
+        holes paints what it frees, another task changes nothing else. expand = (left, top, right, bottom): pixels to
+        paint beyond the borders. Words are no must. A large photo is restored at its own size, window by window, where
+        its task is local; a colouriser works at the model's size and leaves the photo its finer detail. The picture
+        comes back in RGB. Raises ValueError for what the model was not taught.
+        """
+        from guided.tasks import Translate, translating
+
+        request = Request(prompts, n, labels, steps, guide, w, None, None, solver, None, seed, batch)
+        return self._last(translating.run(cast("Model", self), Translate(photo, request, task, mask, expand)))
+
+    def upscale(
+        self,
+        photo: Source | Sequence[Source],
+        prompts: str | Sequence[str] | None = None,
+        *,
+        scale: int | None = None,
+        exact: bool = False,
+        level: float = 0.0,
+        n: int = 1,
+        labels: str | int | Sequence[str | int] | None = None,
+        steps: int | None = None,
+        guide: Guide | Term | str | None = None,
+        w: float | None = None,
+        solver: Solver | str | None = None,
+        seed: int = 0,
+        batch: int | None = None,
+    ) -> Edited:
+        """Make a photo larger (Saharia et al. 2021, SR3), window by window where it is large; mode, depth, alpha stay.
+
+        scale: the network's own factor, a power of it, or a divisor of one. exact: the means of its squares are the
+        photo's pixels, to rounding. level: noise (or blur) put on the photo first, as in training; more makes the
+        network invent more. Raises ValueError for a network that was not taught to enlarge.
+        """
+        from guided.tasks import Upscale, upscaling
+
+        request = Request(prompts, n, labels, steps, guide, w, None, None, solver, None, seed, batch)
+        return self._last(upscaling.run(cast("Model", self), Upscale(photo, request, scale, exact, level)))
+
     def invert(
         self,
         photo: Source | Sequence[Source],
@@ -191,7 +249,10 @@ class Verbs:
         return run(cast("Model", self), edit)
 
     def _edited(self, edit: Edit) -> Edited:
+        return self._last(self.editing(edit))
+
+    def _last(self, moves: Iterator[Progress]) -> Edited:
         result = None
-        for progress in self.editing(edit):
+        for progress in moves:
             result = progress.result
         return cast("Edited", result)

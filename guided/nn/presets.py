@@ -27,8 +27,8 @@ BASE64 = UNetConfig(widths=(64, 128, 256, 384), blocks=(2, 2, 2, 2), resample="r
 BASE128 = replace(BASE64, widths=(128, 128, 256, 384, 512), blocks=(2,) * 5, depth=(0, 0, 1, 1, 1), groups=32)
 BASE256 = replace(BASE128, widths=(128, 128, 256, 256, 512, 512), blocks=(2,) * 6, depth=(0, 0, 0, 1, 1, 1))
 
-# Networks that change a picture see it all along: convolutions alone, on squares of pixels folded into channels, work on
-# any size and window (the efficient U-Net of Saharia et al. 2022, Imagen, appendix B, likewise starts at half size).
+# Networks that are shown a picture: convolutions alone, on squares of pixels folded into channels, for any size and any
+# window (the efficient U-Net of Saharia et al. 2022, Imagen, appendix B, works at half size from the start likewise).
 LOCAL = replace(BASE32, patch=2, widths=(64, 128, 192), depth=(0, 0, 0), middle_depth=0, image_channels=3)
 LARGE = replace(LOCAL, widths=(128, 256, 512, 512), blocks=(2, 2, 4, 4), depth=(0,) * 4, groups=32, middle_blocks=2)
 

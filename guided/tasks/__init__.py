@@ -8,6 +8,8 @@ from guided.tasks.inversion import Exact, Inversion
 from guided.tasks.photo import Photo, read
 from guided.tasks.prompts import PromptToPrompt
 from guided.tasks.replay import DDPMInversion
+from guided.tasks.translating import Translate
+from guided.tasks.upscaling import Upscale
 
 __all__ = [
     "Changed",
@@ -20,6 +22,8 @@ __all__ = [
     "Photo",
     "PromptToPrompt",
     "Psnr",
+    "Translate",
+    "Upscale",
     "read",
     "run",
 ]

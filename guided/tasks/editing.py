@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from guided import path as paths
 from guided import solvers
+from guided.cond import Cond
 from guided.guide import Guide, Term, project
 from guided.model import drawing, edge
 from guided.model.drawing import Progress
@@ -77,7 +78,7 @@ def run(model: Model, edit: Edit) -> Iterator[Progress]:
 def _at(model: Model, edit: Edit, stage: Stage, which: list[int], request: Request) -> Iterator[Progress]:
     """The edit of photos that are opened, at its own strength and number of steps."""
     request = dataclasses.replace(request, steps=edit.request.steps)
-    return _moves(model, edit, stage, which, planned(model, edit, stage, which, request))
+    return moves(model, edit, stage, which, planned(model, edit, stage, which, request))
 
 
 def opened(model: Model, edit: Edit) -> tuple[Stage, list[int], Request]:
@@ -151,13 +152,18 @@ def planned(model: Model, edit: Edit, stage: Stage, which: Sequence[int], reques
     if stage.mask is not None and model.card.get("edge", {}).get("paint"):
         # A network trained to paint is shown what is kept; the picture it paints on is pasted, as always.
         image = _painting(model, stage)[list(which)] if len(stage.photos) > 1 else _painting(model, stage)
-        return dataclasses.replace(found, image=image, x0=x0 if strength < 1 else None)
+        return dataclasses.replace(found, shown=Cond(image=image), x0=x0 if strength < 1 else None)
     known = held(model, edit, stage, x0)
     if known is not None:
-        terms = () if found.guide is None else found.guide.terms if isinstance(found.guide, Guide) else (found.guide,)
-        shaping = found.guide.shaping if isinstance(found.guide, Guide) else ()
-        found = dataclasses.replace(found, guide=Guide((*terms, known), shaping))
+        found = dataclasses.replace(found, guide=joined(found.guide, known))
     return dataclasses.replace(found, x0=x0 if strength < 1 else None)
+
+
+def joined(guide: Guide | Term | None, term: Term) -> Guide:
+    """A guide with one term more."""
+    if isinstance(guide, Guide):
+        return Guide((*guide.terms, term), guide.shaping)
+    return Guide((term,) if guide is None else (guide, term))
 
 
 def _inverted(model: Model, edit: Edit, stage: Stage, which: Sequence[int], found: Plan, path: Tensor) -> Plan:
@@ -211,7 +217,7 @@ def _amount(model: Model, stage: Stage) -> Tensor | None:
     return amount if amount is None or factor == 1 else F.max_pool2d(amount, factor)
 
 
-def _moves(model: Model, edit: Edit, stage: Stage, which: list[int], checked: Plan) -> Iterator[Progress]:
+def moves(model: Model, edit: Edit, stage: Stage, which: list[int], checked: Plan) -> Iterator[Progress]:
     if len(checked.path) == 1:
         if edit.dial > 0:
             warnings.warn("mask: it is black, so that nothing may change: the photo comes back as it is", stacklevel=2)

@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,11 @@ from PIL import Image, ImageCms
 from guided.data import decode
 from guided.data.decoding import orientation, upright
 from guided.data.records import BadPicture
+from guided.tasks.scaling import Up, strips
 
 Array = NDArray[Any]
-Source = str | os.PathLike[str] | bytes | Image.Image | Array
-"""A file, its bytes, a PIL picture, or an array (H, W) or (H, W, 1 to 4) of uint8 or uint16."""
+Source = Union[str, os.PathLike[str], bytes, Image.Image, Array, "Photo"]
+"""A file, its bytes, a PIL picture, or an array (H, W) or (H, W, 1 to 4) of uint8 or uint16; or one that was read."""
 _ALPHA = {"LA", "La", "RGBA", "RGBa", "PA"}
 
 
@@ -104,6 +105,8 @@ def read(source: Source) -> Photo:
 
     Raises BadPicture (a ValueError) where it cannot be read, FileNotFoundError where it is not there.
     """
+    if isinstance(source, Photo):
+        return source
     if isinstance(source, np.ndarray):
         return _of_array(source)
     name = None
@@ -119,6 +122,32 @@ def read(source: Source) -> Photo:
         return _of_bytes(data, name)
     except BadPicture as error:
         raise type(error)(str(error).replace("picture:", f"{name}:", 1) if name else str(error)) from None
+
+
+def in_colour(photo: Photo) -> Photo:
+    """The photo as an RGB picture without a profile: one that may be given other colours than its mode holds."""
+    if photo.mode == "RGB" and not photo.converted:
+        return photo
+    stored = photo.rgb
+    if photo.alpha:
+        top = np.iinfo(photo.rgb.dtype).max
+        cover = np.full_like(photo.rgb[..., :1], top)
+        cover[:] = photo.stored[..., -1:]
+        stored = np.concatenate([photo.rgb, cover], -1)
+    return dataclasses.replace(photo, stored=stored.copy(), mode="RGB", converted=False, profile=None)
+
+
+def enlarged(photo: Photo, size: tuple[int, int]) -> Photo:
+    """The photo at a larger size (H, W), alpha and all, by Catmull and Rom's cubic."""
+    return dataclasses.replace(photo, stored=_at(photo.stored, size), rgb=_at(photo.rgb, size))
+
+
+def _at(array: Array, size: tuple[int, int]) -> Array:
+    found = np.empty((*size, array.shape[2]), array.dtype)
+    up = Up(array.astype(np.float32), size)
+    for rows in strips(*size):
+        found[rows] = up(rows).round().clip(0, np.iinfo(array.dtype).max)
+    return found
 
 
 def _of_bytes(data: bytes, name: str | None) -> Photo:

@@ -1,0 +1,151 @@
+"""Photos made larger by networks that were taught it (Saharia et al. 2021, SR3, arXiv 2104.07636), at any size."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import Tensor
+
+from guided.cond import Cond
+from guided.degrade import Down, box
+from guided.guide import project
+from guided.model import drawing
+from guided.model.drawing import Progress
+from guided.model.request import Plan, Request, plan
+from guided.noise import Noise
+from guided.operators import BoxDown
+from guided.tasks import editing, photo
+from guided.tasks.edited import Edited
+from guided.tasks.stage import Stage
+from guided.tasks.translating import learnt, window
+
+if TYPE_CHECKING:
+    from guided.model.model import Model
+
+LARGEST = 1 << 27
+"""Pixels of an enlarged picture at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Upscale:
+    """The arguments of `Model.upscale`, see there; request: what is drawn, without a size."""
+
+    photo: photo.Source | Sequence[photo.Source]
+    request: Request
+    scale: int | None = None
+    exact: bool = False
+    level: float = 0.0
+
+
+def run(model: Model, asked: Upscale) -> Iterator[Progress]:
+    """Upscale as a generator: yields after every move, and the result last. All is checked before the first."""
+    task = enlarging(model)
+    scale = task.factor if asked.scale is None else asked.scale
+    several = isinstance(asked.photo, list | tuple)
+    sources = cast(Sequence[photo.Source], asked.photo if several else [asked.photo])
+    photos = tuple(photo.read(source) for source in sources)
+    if len({(found.size, found.mode, found.alpha, found.bits) for found in photos}) != 1:
+        raise ValueError("photos of one call are of one size, mode and depth: enlarge others one by one")
+    size = photos[0].size
+    passes = _passes(task.factor, scale, size)
+    request, which = editing.spread(asked.request, len(photos))
+    stage = Stage(photos, None, (0, 0, *size), size)
+    small = stage.seen(model.channels)[list(which)] if len(photos) > 1 else stage.seen(model.channels)
+    first = planned(model, small, request, asked.exact, asked.level)
+    return _moves(model, asked, stage, which, request, (first, passes, scale))
+
+
+def enlarging(model: Model) -> Down:
+    """The task of a model that enlarges; ValueError for another."""
+    task = learnt(model).down
+    if task is None:
+        words = ", ".join(map(repr, learnt(model).tasks))
+        raise ValueError(f"{model.name} makes no pictures larger: it learnt {words}; use model.translate")
+    return task
+
+
+def _passes(factor: int, scale: int, size: tuple[int, int]) -> int:
+    """How often the network runs; ValueError for a scale that it cannot reach or that is too large."""
+    if not isinstance(scale, int) or scale < 2:
+        raise ValueError(f"scale: expected a whole number from 2 on, got {scale!r}")
+    passes = math.ceil(math.log(scale) / math.log(factor) - 1e-9)
+    whole = factor**passes
+    if whole % scale:
+        raise ValueError(f"scale: this network enlarges by {factor}: expected a divisor of {whole}, got {scale}")
+    if size[0] * size[1] * whole**2 > LARGEST:
+        most = math.isqrt(LARGEST // whole**2)
+        raise ValueError(
+            f"{size[1]} x {size[0]} pixels enlarged by {whole} are more than {LARGEST >> 20} million: give a picture "
+            f"of at most about {most} x {most}"
+        )
+    return passes
+
+
+def planned(model: Model, small: Tensor, request: Request, exact: bool = False, level: float = 0.0) -> Plan:
+    """The plan that enlarges small pictures (B or 1, C, h, w) in [-1, 1].
+
+    exact: down(result) is the small picture, as `BoxDown` sees it. level: of the augmentation put on the condition.
+    """
+    taught, task = learnt(model), enlarging(model)
+    if level and taught.augment is None:
+        raise ValueError(f"level: {model.name} was trained without augmentation")
+    if not 0 <= level <= (taught.augment.most if taught.augment else 0):
+        raise ValueError(f"level: expected 0 to {taught.augment.most:g}, got {level}")  # type: ignore[union-attr]
+    size = small.shape[2] * task.factor, small.shape[3] * task.factor
+    seeds = [request.seed + i for i in range(len(small))]
+    images, count = task.condition(small), len(small)
+    shown = taught.told(images, Cond(), [0] * count, [float(level)] * count, Noise(seeds).child("augment"))
+    found = plan(model, dataclasses.replace(request, size=size), shown)
+    if size[0] > window(model)[0] or size[1] > window(model)[1]:
+        found = dataclasses.replace(found, tiles=window(model))
+    if exact:
+        if task.kernel != "area":
+            raise ValueError(f"exact: {task!r} was not made small by means of squares, which this asks for")
+        found = dataclasses.replace(found, guide=editing.joined(found.guide, project(BoxDown(task.factor), small)))
+    return found
+
+
+def _moves(
+    model: Model, asked: Upscale, stage: Stage, which: list[int], request: Request, work: tuple[Plan, int, int]
+) -> Iterator[Progress]:
+    checked, passes, scale = work
+    drawn: Tensor | None = None
+    for count in range(passes):
+        if drawn is not None:
+            checked = planned(model, drawn, request, asked.exact, asked.level)
+        last = None
+        for progress in drawing.run(model, checked):
+            last = progress
+            if progress.result is None:
+                done = progress.done + count * progress.total
+                yield dataclasses.replace(progress, done=done, total=progress.total * passes)
+        assert last is not None and last.result is not None
+        drawn = last.result.tensor
+    assert drawn is not None and last is not None
+    factor = drawn.shape[2] // stage.size[0]
+    drawn = box(drawn, factor // scale) if factor > scale else drawn
+    yield dataclasses.replace(
+        last, done=last.total * passes, total=last.total * passes, result=_finished(asked, stage, which, drawn, last)
+    )
+
+
+def _finished(asked: Upscale, stage: Stage, which: list[int], drawn: Tensor, last: Progress) -> Edited:
+    """The pictures in the mode and depth of the photos."""
+    assert last.result is not None
+    size = drawn.shape[2], drawn.shape[3]
+    large = [photo.enlarged(one, size) for one in stage.photos]
+    after = Stage(tuple(large), None, (0, 0, *size), size)
+    pairs = [after.pasted(i, picture, 1.0) for i, picture in zip(which, drawn, strict=True)]
+    records = []
+    for i, record in zip(which, last.result.records, strict=True):
+        source = stage.photos[i]
+        facts: dict[str, Any] = {"task": "upscale", "photo": source.name, "photo_sha256": source.sha256}
+        facts |= {"scale": size[0] // stage.size[0], "exact": asked.exact or None, "level": asked.level or None}
+        records.append({**record, **{name: value for name, value in facts.items() if value is not None}})
+    plain = large[0].mode == "RGB" and not large[0].alpha and not large[0].converted and drawn.shape[1] == 3
+    photos = [large[i] for i in which]
+    return Edited(photos, [pair[0] for pair in pairs], [pair[1] for pair in pairs], records, drawn if plain else None)
