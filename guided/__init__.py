@@ -34,6 +34,7 @@ _ROOMS = (
     ),
 )
 _NAMES = {
+    "Cascade": "cascade",
     "Cond": "cond",
     "Denoiser": "denoiser",
     "FromVP": "denoiser",

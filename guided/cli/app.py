@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from guided.cli import bench, calibrate, convert, data, demo, edit, evaluate, generate, inspecting, train
+from guided.cli import bench, calibrate, cascade, convert, data, demo, edit, evaluate, generate, inspecting, train
+from guided.cli import translate as translating
 from guided.cli.common import say
 
 # Where typer keeps click has changed between its versions; the classes are the same.
@@ -33,11 +34,14 @@ app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("generate", epilog=generate.EXAMPLE)(generate.generate)
 app.command("edit", epilog=edit.EXAMPLE)(edit.edit)
 app.command("inpaint", epilog=edit.PAINT)(edit.inpaint)
+app.command("translate", epilog=translating.EXAMPLE)(translating.translate)
+app.command("upscale", epilog=translating.LARGER)(translating.upscale)
 app.command("calibrate", epilog=calibrate.EXAMPLE)(calibrate.calibrate)
 app.command("inspect", epilog=inspecting.EXAMPLE)(inspecting.inspect)
 app.command("convert", epilog=convert.EXAMPLE)(convert.convert)
 app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.add_typer(data.app, name="data")
+app.add_typer(cascade.app, name="cascade")
 app.add_typer(bench.app, name="bench")
 
 

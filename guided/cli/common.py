@@ -8,15 +8,18 @@ import pathlib
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
     import torch
 
+    from guided.cascade import Cascade
     from guided.model import Model
+
+Drawn = TypeVar("Drawn", "Model", "Cascade", "Model | Cascade")
 
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel="Machine")]
 Dtype = Annotated[
@@ -88,13 +91,24 @@ def dtype_of(name: str) -> str:
 
 def open_model(path: str, device: str, dtype: str) -> Model:
     """The model of `--model` on the device, computing in the dtype; says what was chosen."""
+    from guided import zoo
+
+    return _placed(lambda: zoo.load_model(path), device, dtype)
+
+
+def open_drawing(path: str, device: str, dtype: str) -> Model | Cascade:
+    """The same, where a cascade will do as well."""
+    from guided import zoo
+
+    return _placed(lambda: zoo.load_drawing(path), device, dtype)
+
+
+def _placed(opened: Callable[[], Drawn], device: str, dtype: str) -> Drawn:
     wanted = dtype_of(dtype)
     place = device_of(device)
     import torch
 
-    from guided import zoo
-
-    model = zoo.load_model(path)
+    model = opened()
     model.to(place)
     precision: torch.dtype = getattr(torch, wanted)
     model.compute_in(None if wanted == "float32" else precision)

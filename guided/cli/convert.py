@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from guided.cli import common
 from guided.cli.common import Json
+
+if TYPE_CHECKING:
+    from guided.cascade import Cascade
+    from guided.model import Model, NoisyClassifier
 
 EXAMPLE = "For example: [bold]guided convert 64x64_diffusion.pt runs/adm-64 --to guided --pickle[/bold]"
 
@@ -55,7 +59,7 @@ def _to_guided(source: str, target: pathlib.Path, pickle: bool, config: pathlib.
         raise ValueError(f"{source}: --to guided: expected a published checkpoint's file, or a pipeline of diffusers")
     if target.exists():
         raise FileExistsError(f"{target}: is there already; choose another name")
-    model = zoo.load(source, pickle=pickle, config=None if config is None else weights.config_of(config))
+    model = _one(zoo.load(source, pickle=pickle, config=None if config is None else weights.config_of(config)))
     for name, value in (model.card.get("provenance") or {}).get("assumed", {}).items():
         common.say(f"assumed: {name} = {value} (no tensor says it; --config overrides it)")
     return [model.save(target)]
@@ -68,7 +72,7 @@ def _to_original(source: str, target: pathlib.Path, pickle: bool, config: pathli
     said = None if config is None else weights.config_of(config)
     if pathlib.Path(source).is_file():
         return export.rewrite(pathlib.Path(source), target, pickle=pickle, config=said)
-    return export.export(zoo.load(source), target)
+    return export.export(_one(zoo.load(source)), target)
 
 
 def _to_diffusers(source: str, target: pathlib.Path, pickle: bool, config: pathlib.Path | None) -> list[pathlib.Path]:
@@ -76,7 +80,7 @@ def _to_diffusers(source: str, target: pathlib.Path, pickle: bool, config: pathl
     from guided.model import Model
     from guided.zoo import weights
 
-    model = zoo.load(source, pickle=pickle, config=None if config is None else weights.config_of(config))
+    model = _one(zoo.load(source, pickle=pickle, config=None if config is None else weights.config_of(config)))
     if not isinstance(model, Model):
         raise ValueError(f"{source}: a classifier of noisy pictures, for which diffusers has no class")
     return [zoo.to_diffusers(model, target)]
@@ -87,3 +91,12 @@ FORMATS: Mapping[str, Callable[[str, pathlib.Path, bool, pathlib.Path | None], l
     "original": _to_original,
     "diffusers": _to_diffusers,
 }
+
+
+def _one(found: Model | NoisyClassifier | Cascade) -> Model | NoisyClassifier:
+    """A model alone; ValueError for a cascade."""
+    from guided.cascade import Cascade
+
+    if isinstance(found, Cascade):
+        raise ValueError(f"{found.name}: a cascade; convert its stages one by one: {', '.join(found.folders)}")
+    return found

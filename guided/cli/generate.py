@@ -12,6 +12,7 @@ from guided.cli import common
 from guided.cli.common import Device, Dtype, Json, ModelOption
 
 if TYPE_CHECKING:
+    from guided.cascade import Cascade
     from guided.model import Model, Request, Result
 
 EXAMPLE = 'For example: [bold]guided generate "red apple" "blue heart" --n 4 --w 3 --out pictures[/bold]'
@@ -54,7 +55,7 @@ def generate(
 
     texts, labels = _asked(prompts, file, label)
     drawn = common.size_of(size)
-    opened = common.open_model(model, device, dtype)
+    opened = common.open_drawing(model, device, dtype)
     request = Request(texts, n, labels, steps, guide, w, negative, drawn, solver, None, seed, batch)
     rows: list[dict[str, Any]] = []
     for result in _results(opened, request):
@@ -80,14 +81,16 @@ def _asked(
     return prompts or None, None
 
 
-def _results(model: Model, request: Request) -> Iterator[Result]:
+def _results(model: Model | Cascade, request: Request) -> Iterator[Result]:
     """The pictures of a request, some at a time; everything is checked before the first."""
     import dataclasses
 
+    from guided.cascade import Cascade
     from guided.model.request import images, plan
 
-    plan(model, request)
-    wanted = images(model, request.prompts, request.labels, request.n, request.seed)
+    first = model.stages[0] if isinstance(model, Cascade) else model
+    plan(first, request)
+    wanted = images(first, request.prompts, request.labels, request.n, request.seed)
     together = max(TOGETHER, request.batch or 0)
     with common.bar(len(wanted), "pictures") as update:
         for start in range(0, len(wanted), together):

@@ -50,7 +50,7 @@ class Photo(Down):
         return x
 
     def __repr__(self) -> str:
-        return f"photo({self.factor}, {self.kernel!r}, {self.strength:g})"
+        return f"photo({self.factor}, strength={self.strength:g})"
 
 
 def _resized(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:

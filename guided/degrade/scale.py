@@ -12,6 +12,7 @@ from guided.data.resize import weights
 from guided.degrade.task import Task
 
 KERNELS = ("area", "bicubic", "bilinear", "nearest")
+UPS = ("cubic", "linear", "none")
 
 
 def box(x: Tensor, factor: int) -> Tensor:
@@ -44,28 +45,39 @@ class Down(Task):
     """Super-resolution by a whole factor (Saharia et al. 2021, SR3); the condition is the small picture, `enlarge`d.
 
     kernel: what the picture was made small by, "area" (so that down(SR(x)) = x can be asked for), "bicubic", "bilinear"
-    or "nearest".
+    or "nearest". up: how it is brought to the size of the large one: "cubic", "linear" with the corners on each other,
+    or "none", for networks that work on latents of its own size.
     """
 
     factor: int = 4
     kernel: str = "area"
+    up: str = "cubic"
 
     def __post_init__(self) -> None:
         if not isinstance(self.factor, int) or not 2 <= self.factor <= 64:
             raise ValueError(f"down: expected a whole factor from 2 to 64, got {self.factor!r}")
         if self.kernel not in KERNELS:
             raise ValueError(f"down: expected one of {', '.join(KERNELS)}, got {self.kernel!r}")
+        if self.up not in UPS:
+            raise ValueError(f"down: up: expected one of {', '.join(UPS)}, got {self.up!r}")
 
     def __call__(self, x0: Tensor, rng: Generator) -> tuple[Tensor, Tensor | None]:
         return self.condition(shrink(x0, self.factor, self.kernel)), None
 
     def condition(self, small: Tensor) -> Tensor:
-        """What the network sees of small pictures (..., h, w), at factor times their size."""
-        height, width = small.shape[-2:]
-        return enlarge(small, (height * self.factor, width * self.factor))
+        """What the network sees of small pictures (B, C, h, w) or (C, h, w), at factor times their size."""
+        size = small.shape[-2] * self.factor, small.shape[-1] * self.factor
+        if self.up == "none":
+            return small
+        if self.up == "cubic":
+            return enlarge(small, size)
+        many = small if small.ndim == 4 else small[None]
+        return F.interpolate(many, size, mode="bilinear", align_corners=True).reshape(*small.shape[:-2], *size)
 
     def baseline(self, condition: Tensor) -> Tensor:
         return condition.clamp(-1, 1)
 
     def __repr__(self) -> str:
-        return f"down({self.factor})" if self.kernel == "area" else f"down({self.factor}, {self.kernel!r})"
+        rest = [] if self.kernel == "area" else [repr(self.kernel)]
+        rest += [] if self.up == "cubic" else [f"up={self.up!r}"]
+        return f"down({', '.join([str(self.factor), *rest])})"

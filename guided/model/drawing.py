@@ -48,7 +48,7 @@ def run(model: Model, plan: Plan) -> Iterator[Progress]:
         rows = slice(start, min(start + plan.batch, total))
         part = trimmed(cond.index(rows)).to(model.device)
         if plan.shown is not None:
-            shown = plan.shown.index(rows if plan.shown.size > 1 else [0] * (rows.stop - rows.start)).to(model.device)
+            shown = plan.shown.index([0] * (rows.stop - rows.start) if plan.shown.size == 1 else rows).to(model.device)
             fields = {name: getattr(shown, name) for name in ("image", "aug", "label")}
             part = dataclasses.replace(part, **{name: value for name, value in fields.items() if value is not None})
         last = None
@@ -92,7 +92,7 @@ def guided_by(model: Model, plan: Plan, rows: slice) -> Callable[[Denoise], Deno
 
 def _moves(model: Model, plan: Plan, rows: slice, cond: Cond) -> Iterator[Tensor]:
     """x after every move of one batch."""
-    noise = Noise([image.seed for image in plan.images[rows]])
+    noise = Noise([image.seed for image in plan.images[rows]], plan.stream)
     if plan.walk is not None:
         yield from plan.walk(model, plan, rows, cond)
         return

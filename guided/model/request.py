@@ -93,6 +93,7 @@ class Plan:
     x0: Tensor | None = None  # (B or 1, C, h, w) in the codec's space: what the path begins from; None: noise alone
     walk: Walk | None = None  # None: down the path
     shown: Cond | None = None  # of 1 or all images: the picture that the network is shown, and what it is told of it
+    stream: str = "x"  # of its noise
     tiles: tuple[int, int] | None = None  # windows that the denoiser works in, in the codec's space; None: the whole
 
 

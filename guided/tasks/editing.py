@@ -231,11 +231,17 @@ def moves(model: Model, edit: Edit, stage: Stage, which: list[int], checked: Pla
         if progress.result is None:
             yield progress
     assert last is not None and last.result is not None
-    drawn = last.result.tensor
+    result = finished(edit, stage, which, last.result.tensor, last.result.records)
+    yield dataclasses.replace(last, result=result)
+
+
+def finished(
+    edit: Edit, stage: Stage, which: Sequence[int], drawn: Tensor, records: Sequence[dict[str, Any]]
+) -> Edited:
+    """The photos with what was drawn (B, C, h, w) in its place, and what that did in their records."""
     pairs = [stage.pasted(i, picture, edit.dial) for i, picture in zip(which, drawn, strict=True)]
     stored, colours = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    result = _edited(edit, stage, which, stored, colours, last.result.records, _exact(stage, which, drawn))
-    yield dataclasses.replace(last, result=result)
+    return _edited(edit, stage, which, stored, colours, records, _exact(stage, which, drawn))
 
 
 def _exact(stage: Stage, which: Sequence[int], drawn: Tensor) -> Tensor | None:

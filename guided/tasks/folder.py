@@ -51,12 +51,12 @@ class Job:
         places = [self.target] if self.named else [self.target.with_name(self.target.name + s) for s in SUFFIXES]
         return next((place for place in places if place.exists()), None)
 
-    def check(self) -> None:
-        """Raise ValueError where the file that the caller named cannot hold all that the photo is."""
+    def check(self, in_colour: bool = False) -> None:
+        """Raise ValueError where the file that the caller named cannot hold all of the photo; in_colour: as RGB."""
         if not self.named:
             return
         photo, wanted = read(self.photo), self.target.suffix.lower()
-        lossless = ".tiff" if photo.mode == "CMYK" else ".png"
+        lossless = ".tiff" if photo.mode == "CMYK" and not in_colour else ".png"
         if wanted in (".jpg", ".jpeg"):
             if photo.alpha or photo.bits == 16:
                 raise ValueError(f"--out: JPEG keeps no {'alpha' if photo.alpha else '16 bits'}: name a .png file")

@@ -54,7 +54,8 @@ def run(model: Model, asked: Upscale) -> Iterator[Progress]:
     passes = _passes(task.factor, scale, size)
     request, which = editing.spread(asked.request, len(photos))
     stage = Stage(photos, None, (0, 0, *size), size)
-    small = stage.seen(model.channels)[list(which)] if len(photos) > 1 else stage.seen(model.channels)
+    seen = stage.seen(channels_of(model))
+    small = seen[list(which)] if len(photos) > 1 else seen
     first = planned(model, small, request, asked.exact, asked.level)
     return _moves(model, asked, stage, which, request, (first, passes, scale))
 
@@ -66,6 +67,11 @@ def enlarging(model: Model) -> Down:
         words = ", ".join(map(repr, learnt(model).tasks))
         raise ValueError(f"{model.name} makes no pictures larger: it learnt {words}; use model.translate")
     return task
+
+
+def channels_of(model: Model) -> int:
+    """Channels of a model's pictures, whatever those of its latents are."""
+    return 3 if getattr(model.codec, "factor", 1) > 1 else model.channels
 
 
 def _passes(factor: int, scale: int, size: tuple[int, int]) -> int:
@@ -85,10 +91,13 @@ def _passes(factor: int, scale: int, size: tuple[int, int]) -> int:
     return passes
 
 
-def planned(model: Model, small: Tensor, request: Request, exact: bool = False, level: float = 0.0) -> Plan:
-    """The plan that enlarges small pictures (B or 1, C, h, w) in [-1, 1].
+def planned(
+    model: Model, small: Tensor, request: Request, exact: bool = False, level: float = 0.0, stream: str = "x"
+) -> Plan:
+    """The plan that enlarges small pictures (B, C, h, w) in [-1, 1], or one of them.
 
     exact: down(result) is the small picture, as `BoxDown` sees it. level: of the augmentation put on the condition.
+    stream: of the noise.
     """
     taught, task = learnt(model), enlarging(model)
     if level and taught.augment is None:
@@ -98,12 +107,12 @@ def planned(model: Model, small: Tensor, request: Request, exact: bool = False, 
     size = small.shape[2] * task.factor, small.shape[3] * task.factor
     seeds = [request.seed + i for i in range(len(small))]
     images, count = task.condition(small), len(small)
-    shown = taught.told(images, Cond(), [0] * count, [float(level)] * count, Noise(seeds).child("augment"))
-    found = plan(model, dataclasses.replace(request, size=size), shown)
+    shown = taught.told(images, Cond(), [0] * count, [float(level)] * count, Noise(seeds, stream).child("augment"))
+    found = dataclasses.replace(plan(model, dataclasses.replace(request, size=size), shown), stream=stream)
     if size[0] > window(model)[0] or size[1] > window(model)[1]:
         found = dataclasses.replace(found, tiles=window(model))
     if exact:
-        if task.kernel != "area":
+        if task.kernel != "area" or task.up == "none":
             raise ValueError(f"exact: {task!r} was not made small by means of squares, which this asks for")
         found = dataclasses.replace(found, guide=editing.joined(found.guide, project(BoxDown(task.factor), small)))
     return found

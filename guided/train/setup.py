@@ -156,7 +156,7 @@ def prepare(recipe: Recipe, device: torch.device, facts: Mapping[str, Any] | Non
 
 
 def open_source(recipe: Recipe) -> tuple[Source, Source | None]:
-    """The recipe's pictures with the condition it asks for, and the partners of pairs; ValueError where they lack it."""
+    """The pictures with the condition that the recipe asks for, and the partners of pairs; ValueError without."""
     section = recipe.data
     if recipe.translate is not None and "pairs" in recipe.translate.tasks:
         targets, partners = data.pairs(section.path, section.format, section.caption_key, section.label_key)

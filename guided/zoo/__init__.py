@@ -13,40 +13,51 @@ import torch
 from torch import Tensor
 
 from guided import _safetensors
+from guided.cascade import MANIFEST, Cascade
 from guided.model import Model, NoisyClassifier, opened
 from guided.nn import EncoderUNet, UNet
-from guided.zoo import diffusers_open, hub, opening, pipeline, weights
+from guided.zoo import cascades, diffusers_open, hub, opening, pipeline, weights
 from guided.zoo.recognise import is_original
 
-SHIPPED = ("emoji",)
+SHIPPED = ("emoji", "emoji-up")
+CASCADE = "emoji-128"
+"""The cascade of the two that are shipped."""
 _WEIGHTS = (".safetensors", ".gguf", ".onnx")
 
 
 def load(
     path_or_id: str | os.PathLike[str], *, pickle: bool = False, config: Mapping[str, Any] | None = None
-) -> Model | NoisyClassifier:
+) -> Model | NoisyClassifier | Cascade:
     """Open a model: a folder of ours, of a finished training run or of a diffusers pipeline, a published checkpoint,
-    "emoji", the shipped one, or a pipeline of the hub by its id, owner/name, which is then kept in the hub's cache.
+    "emoji", the shipped one, "emoji-up", which enlarges its pictures, "emoji-128", both as a cascade, or a pipeline of
+    the hub by its id, owner/name, which is then kept in the hub's cache.
 
-    The folder of a classifier of noisy pictures gives a `NoisyClassifier`. The name of a shipped model goes before a
-    folder of that name; write ./emoji for the folder. A checkpoint is guided-diffusion's, or the whole file of a Stable
-    Diffusion 1, 2, XL, inpainting or x4 upscaler, as .safetensors, as the .safetensors.index.json of several, or, only
-    with pickle=True, as .pt or .ckpt; `config` is then its own (its flags, or the YAML beside it), for what no tensor
-    says. The tokenizer is in no such file: it is the folder `tokenizer` beside it, or the one that config names as
-    `tokenizer`, else CLIP's own, from open_clip or the hub. Raises FileNotFoundError where there is none, ValueError
-    where it is damaged or of another kind.
+    The folder of a cascade, or one with the stages of DeepFloyd IF in it, gives a `Cascade`, that of a classifier of
+    noisy pictures a `NoisyClassifier`. The name of a shipped model goes before a folder of that name; write ./emoji for
+    the folder. A checkpoint is guided-diffusion's, or the whole file of a Stable Diffusion 1, 2, XL, inpainting or x4
+    upscaler, as .safetensors, as the .safetensors.index.json of several, or, only with pickle=True, as .pt or .ckpt;
+    `config` is then its own (its flags, or the YAML beside it), for what no tensor says. The tokenizer is in no such
+    file: it is the folder `tokenizer` beside it, or the one that config names as `tokenizer`, else CLIP's own, from
+    open_clip or the hub. Raises FileNotFoundError where there is none, ValueError where it is damaged or of another
+    kind.
     """
     name = os.fspath(path_or_id)
     if name in SHIPPED:
         model = Model.open(shipped(name))
         model.source = name
         return model
+    if name == CASCADE:
+        return Cascade([Model.open(shipped(stage)) for stage in SHIPPED], name=name, source=name)
     path = pathlib.Path(name).expanduser()
-    found: Model | NoisyClassifier
+    found: Model | NoisyClassifier | Cascade
     if not path.exists():
         if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
             raise FileNotFoundError(f"{name}: no such model folder, and no shipped model ({', '.join(SHIPPED)}).")
         found = pipeline.open_pipeline(hub.fetch(name), name)
+    elif (path / MANIFEST).is_file():
+        found = Cascade.load(path)
+    elif cascades.is_published(path):
+        found = cascades.open_published(path)
     elif (path / pipeline.INDEX).is_file():
         found = pipeline.open_pipeline(path)
     else:
@@ -64,9 +75,18 @@ def to_diffusers(what: Model | UNet, folder: str | os.PathLike[str], dtype: torc
 
 
 def load_model(path_or_id: str | os.PathLike[str]) -> Model:
-    """`load` for those who draw: ValueError also where it is a classifier."""
-    found = load(path_or_id)
+    """`load` for those who want one model: ValueError where it is a classifier, or a cascade."""
+    found = load_drawing(path_or_id)
     if not isinstance(found, Model):
+        names = ", ".join(found.folders)
+        raise ValueError(f"{path_or_id}: a cascade; give one of its stages, folders in it ({names})")
+    return found
+
+
+def load_drawing(path_or_id: str | os.PathLike[str]) -> Model | Cascade:
+    """`load` for those who draw: ValueError where it is a classifier."""
+    found = load(path_or_id)
+    if isinstance(found, NoisyClassifier):
         raise ValueError(f"{path_or_id}: a classifier of noisy pictures ({len(found.classes)} classes): it draws none")
     return found
 

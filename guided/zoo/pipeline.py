@@ -10,6 +10,7 @@ from typing import Any
 
 from guided import _safetensors
 from guided.codec import Codec, Pixels
+from guided.degrade import Augment, Down, Translation
 from guided.denoiser import Denoiser, Eps, LearnedVariance, Parametrization, V
 from guided.frames import DDPM, Framed
 from guided.model import Model, parts
@@ -35,6 +36,7 @@ class Kind:
     w: float
     latent: bool = True
     low: str | None = None
+    up: tuple[str, int] = ("none", 0)  # how `low` brings a picture to its size, and the index of noise it then puts on
     paint: bool = False
     text: tuple[dict[str, Any], ...] = ({"layer": -1, "pooled": False},)
 
@@ -43,12 +45,15 @@ _SD = Kind("Stable Diffusion", 30, 7.5)
 _PAINT = Kind("Stable Diffusion inpainting", 30, 7.5, paint=True)
 _XL = Kind("Stable Diffusion XL", 30, 5.0, text=({"layer": -2, "pooled": False}, {"layer": -2, "pooled": True}))
 _IF = Kind("DeepFloyd IF, first stage", 50, 7.0, latent=False)
-_IF_UP = Kind("DeepFloyd IF, enlarging stage", 30, 4.0, latent=False, low="image_noising_scheduler")
+_IF_UP = Kind("DeepFloyd IF, enlarging stage", 30, 4.0, latent=False, low="image_noising_scheduler", up=("linear", 250))
+_X4 = Kind("Stable Diffusion x4 upscaler", 30, 9.0, low="low_res_scheduler", up=("none", 20))
 KINDS = {
     "StableDiffusionPipeline": _SD,
     "StableDiffusionImg2ImgPipeline": _SD,
     "StableDiffusionInpaintPipeline": _PAINT,
-    "StableDiffusionUpscalePipeline": Kind("Stable Diffusion x4 upscaler", 30, 9.0, low="low_res_scheduler"),
+    "StableDiffusionUpscalePipeline": Kind(
+        "Stable Diffusion x4 upscaler", 30, 9.0, low="low_res_scheduler", up=("none", 20)
+    ),
     "StableDiffusionXLPipeline": _XL,
     "StableDiffusionXLImg2ImgPipeline": _XL,
     "IFPipeline": _IF,
@@ -253,6 +258,14 @@ def text_spec(said: Facts) -> dict[str, Any]:
     return {"towers": towers, "null": "zeros" if zeros else "empty", "length": None if said.kind.latent else 77}
 
 
+def enlarging(low: DDPM, up: str, index: int) -> dict[str, Any]:
+    """What a card says of a published network that enlarges by 4: its noise on the picture, usually at `index`."""
+    levels = low.log_sigmas().exp()
+    usual = float(levels[min(index, len(levels) - 1)])
+    augment = Augment("noise", max(usual, min(float(levels[-1]), 16.0)), usual)
+    return Translation((Down(4, up=up),), augment).card()
+
+
 def card_of(said: Facts, dtypes: Mapping[str, str]) -> dict[str, Any]:
     """The card of its model; dtypes: what its network's tensors are stored in."""
     edge: dict[str, Any] = {}
@@ -260,6 +273,7 @@ def card_of(said: Facts, dtypes: Mapping[str, str]) -> dict[str, Any]:
         edge["sizes"] = said.unet["addition_time_embed_dim"]
     if said.low is not None:
         edge["low"] = dataclasses.asdict(said.low[1])
+    translate = None if said.low is None else enlarging(said.low[1], *said.kind.up)
     if said.kind.paint:
         edge["paint"] = True
     usual, others = floats(dtypes)
@@ -271,6 +285,7 @@ def card_of(said: Facts, dtypes: Mapping[str, str]) -> dict[str, Any]:
         "size": said.size,
         "defaults": {"steps": said.kind.steps, "w": said.kind.w},
         "edge": edge,
+        "translate": translate,
         "layout": layout,
         "provenance": {"pipeline": said.index["_class_name"], "family": said.kind.family, "assumed": said.assumed},
     }
