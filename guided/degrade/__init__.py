@@ -4,7 +4,7 @@ from guided.degrade.chain import Photo
 from guided.degrade.colour import Colourise, Edges
 from guided.degrade.holes import Inpaint, Uncrop
 from guided.degrade.quality import JPEG, Deblur, Denoise
-from guided.degrade.scale import Down, box, enlarge
+from guided.degrade.scale import Down, box, consistent, enlarge
 from guided.degrade.task import Pairs, Task
 from guided.degrade.translation import Augment, Translation
 from guided.degrade.words import TASKS, named, parse
@@ -25,6 +25,7 @@ __all__ = [
     "Translation",
     "Uncrop",
     "box",
+    "consistent",
     "enlarge",
     "named",
     "parse",

@@ -26,13 +26,17 @@ def gaussian(x: Tensor, std: float) -> Tensor:
 
 def compressed(x: Tensor, quality: int) -> Tensor:
     """(1 or 3, H, W) in [-1, 1] as it comes out of a JPEG file; raises ValueError for other numbers of channels."""
-    if len(x) not in (1, 3):
-        raise ValueError(f"jpeg: a JPEG holds pictures of 1 or 3 channels, got {len(x)}")
+    _coloured(len(x))
     levels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
     file = io.BytesIO()
     Image.fromarray(levels[..., 0] if len(x) == 1 else levels).save(file, "JPEG", quality=quality)
     found = np.array(Image.open(file)).reshape(levels.shape)
     return torch.from_numpy(found).permute(2, 0, 1).to(x) / 127.5 - 1
+
+
+def _coloured(channels: int) -> None:
+    if channels not in (1, 3):
+        raise ValueError(f"jpeg: a JPEG holds pictures of 1 or 3 channels, got {channels}")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,9 @@ class JPEG(Task):
 
     def __post_init__(self) -> None:
         span("jpeg", self.low, self.high, 1, 95)
+
+    def check(self, channels: int, size: tuple[int, int]) -> None:
+        _coloured(channels)
 
     def __call__(self, x0: Tensor, rng: Generator) -> tuple[Tensor, Tensor | None]:
         return compressed(x0, whole(rng, int(self.low), int(self.high))), None

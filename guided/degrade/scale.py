@@ -12,6 +12,7 @@ from guided.data.resize import weights
 from guided.degrade.task import Task
 
 KERNELS = ("area", "bicubic", "bilinear", "nearest")
+ROUNDS = 30
 UPS = ("cubic", "linear", "none")
 
 
@@ -22,6 +23,17 @@ def box(x: Tensor, factor: int) -> Tensor:
         raise ValueError(f"down: {height} x {width} is not divisible by {factor}: crop or pad the picture")
     parts = x.reshape(*x.shape[:-2], height // factor, factor, width // factor, factor)
     return parts.mean((-3, -1))
+
+
+def consistent(x: Tensor, small: Tensor, factor: int) -> Tensor:
+    """Pictures (..., H, W) in [-1, 1], moved so that the means of their squares are `small`, as nearly as can be.
+
+    Alternating projections: what cutting takes from a square, its other pixels make up for.
+    """
+    for _ in range(ROUNDS):
+        missing = (small - box(x, factor)).repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+        x = (x + missing).clamp(-1, 1)
+    return x
 
 
 def shrink(x: Tensor, factor: int, kernel: str = "area") -> Tensor:
@@ -63,6 +75,10 @@ class Down(Task):
 
     def __call__(self, x0: Tensor, rng: Generator) -> tuple[Tensor, Tensor | None]:
         return self.condition(shrink(x0, self.factor, self.kernel)), None
+
+    def check(self, channels: int, size: tuple[int, int]) -> None:
+        if size[0] % self.factor or size[1] % self.factor:
+            raise ValueError(f"{self!r}: {size[0]} x {size[1]} is not divisible by {self.factor}")
 
     def condition(self, small: Tensor) -> Tensor:
         """What the network sees of small pictures (B, C, h, w) or (C, h, w), at factor times their size."""

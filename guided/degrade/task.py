@@ -26,6 +26,9 @@ class Task:
     def __call__(self, x0: Tensor, rng: Generator) -> tuple[Tensor, Tensor | None]:
         raise NotImplementedError
 
+    def check(self, channels: int, size: tuple[int, int]) -> None:
+        """Raise ValueError where pictures of so many channels, (H, W) large, cannot be spoilt so."""
+
     def seen(self, given: Tensor, known: Tensor | None = None) -> Tensor:
         """The condition of what a user gives, (C, H, W), spoilt already; known: (1, H, W) bool, False in its holes."""
         return given if known is None else torch.where(known, given, torch.nan)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 
 from guided.cond import Cond
-from guided.degrade import Down, box
+from guided.degrade import Down, box, consistent
 from guided.guide import project
 from guided.model import drawing
 from guided.model.drawing import Progress
@@ -57,7 +57,7 @@ def run(model: Model, asked: Upscale) -> Iterator[Progress]:
     seen = stage.seen(channels_of(model))
     small = seen[list(which)] if len(photos) > 1 else seen
     first = planned(model, small, request, asked.exact, asked.level)
-    return _moves(model, asked, stage, which, request, (first, passes, scale))
+    return _moves(model, asked, (stage, which, small), request, (first, passes, scale))
 
 
 def enlarging(model: Model) -> Down:
@@ -119,9 +119,13 @@ def planned(
 
 
 def _moves(
-    model: Model, asked: Upscale, stage: Stage, which: list[int], request: Request, work: tuple[Plan, int, int]
+    model: Model,
+    asked: Upscale,
+    given: tuple[Stage, list[int], Tensor],
+    request: Request,
+    work: tuple[Plan, int, int],
 ) -> Iterator[Progress]:
-    checked, passes, scale = work
+    (stage, which, small), (checked, passes, scale) = given, work
     drawn: Tensor | None = None
     for count in range(passes):
         if drawn is not None:
@@ -133,7 +137,9 @@ def _moves(
                 done = progress.done + count * progress.total
                 yield dataclasses.replace(progress, done=done, total=progress.total * passes)
         assert last is not None and last.result is not None
-        drawn = last.result.tensor
+        before, drawn = drawn, last.result.tensor
+        if asked.exact:
+            drawn = consistent(drawn, small if before is None else before, enlarging(model).factor)
     assert drawn is not None and last is not None
     factor = drawn.shape[2] // stage.size[0]
     drawn = box(drawn, factor // scale) if factor > scale else drawn

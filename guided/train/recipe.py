@@ -277,6 +277,11 @@ def _unfit(recipe: Recipe) -> list[str]:
     if recipe.translate is not None:
         if len(recipe.translate.tasks) > 1 and recipe.data.condition == "class":
             faults.append("translate.tasks: several are told apart by the label, which data.condition=class needs too")
+        for task in recipe.translate.taught().tasks:
+            try:
+                task.check(recipe.data.channels, recipe.data.size)
+            except ValueError as error:
+                faults.append(f"translate.tasks: {error}")
         if "pairs" in recipe.translate.tasks and recipe.data.path == "shapes":
             faults.append("translate.tasks: pairs need a folder with `source` and `target` in it")
     if recipe.task != "classifier":

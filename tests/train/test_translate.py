@@ -1,0 +1,167 @@
+"""Networks that are taught to change pictures: what they are shown in training, and the model that comes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from guided import data, degrade, fit
+from guided.cond import Cond
+from guided.data.order import Order
+from guided.degrade import Translation
+from guided.model import Model
+from guided.train import load_recipe, setup
+from guided.train.batch import Samples
+from guided.train.levels import LogNormal
+from tests.train import tools
+
+
+def recipe(pictures: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    values = tools.tiny(
+        pictures, out, model={"preset": "tiny-local"}, data__condition="none", loss={}, train__drop=0.0,
+        train__images=48, translate={"tasks": ["down(4)"], "augment": {"most": 0.3}}, **changes
+    )  # fmt: skip
+    return values
+
+
+def last(values: dict[str, Any]) -> Model:
+    model = list(fit(values, device="cpu"))[-1].model
+    assert isinstance(model, Model)
+    return model
+
+
+def test_a_run_gives_a_model_that_enlarges_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    pictures = tools.pictures(tmp_path / "pictures")
+    whole = last(recipe(pictures, tmp_path / "whole", train__preview_every=24))
+    assert whole.translation is not None and repr(whole.translation.down) == "down(4)"
+    assert list((tmp_path / "whole" / "previews").glob("*.png"))
+    run = fit(recipe(pictures, tmp_path / "cut"), device="cpu")
+    for step in run:
+        if step.saved is not None:
+            run.close()  # type: ignore[attr-defined]
+            break
+    again = last(recipe(pictures, tmp_path / "cut"))
+    assert again.hash == whole.hash
+    small = np.full((3, 5, 3), 90, np.uint8)
+    assert whole.upscale(small, steps=2)[0].size == (20, 12)
+
+
+def test_training_with_workers_sees_the_same(tmp_path: Path) -> None:
+    pictures = tools.pictures(tmp_path / "pictures")
+    tasks = {"tasks": ["colourise", "inpaint", "jpeg"]}
+    one = last(recipe(pictures, tmp_path / "one") | {"translate": tasks})
+    two = recipe(pictures, tmp_path / "two") | {"translate": tasks}
+    two["data"] = {**two["data"], "workers": 2}
+    assert last(two).hash == one.hash
+    assert one.denoiser.network.config.presence and one.denoiser.network.config.classes == 3  # type: ignore[union-attr]
+
+
+def test_the_network_is_shown_what_the_tasks_make_of_its_own_picture(tmp_path: Path) -> None:
+    source = data.open(tools.pictures(tmp_path / "pictures"))
+    rows = tuple(range(len(source.records)))
+    taught = Translation((degrade.Down(4),))
+    samples = Samples(
+        data.Pictures(source, 8), Order.uniform(rows, 0), rows, lambda _: Cond(), LogNormal(0, 1, 0.1, 10), 0,
+        flip=True, translation=taught,
+    )  # fmt: skip
+    for counter in range(12):
+        batch = samples[counter]
+        x0 = batch.x0.float() / 127.5 - 1
+        assert batch.cond.image is not None
+        wanted = taught.tasks[0].condition(degrade.box(x0, 4))  # type: ignore[attr-defined]
+        assert torch.equal(batch.cond.image, wanted), "of the window and the mirror that the network has to draw"
+
+
+def test_a_window_at_its_own_scale_is_a_piece_of_the_picture(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    source = data.open(tmp_path)
+    samples = Samples(
+        data.Pictures(source, 8), Order.uniform((0,), 0), (0,), lambda _: Cond(), LogNormal(0, 1, 0.1, 10), 0, crop=0.0
+    )
+    places = set()
+    for counter in range(20):
+        piece = samples[counter].x0[0].permute(1, 2, 0).numpy()
+        found = np.lib.stride_tricks.sliding_window_view(array, (8, 8, 3))[:, :, 0]
+        hits = np.argwhere((found == piece).all((2, 3, 4)))
+        assert len(hits) == 1
+        places.add(tuple(hits[0]))
+    assert len(places) > 15
+
+
+def pair_folders(root: Path, names: tuple[str, ...] = ("a", "b", "c", "d", "e", "f"), size: int = 12) -> Path:
+    """Targets of random colours; their partners are the negatives."""
+    rng = np.random.default_rng(0)
+    for name in names:
+        array = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+        for part, values, suffix in (("target", array, "png"), ("source", 255 - array, "bmp")):
+            (root / part).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(root / part / f"{name}.{suffix}")
+    return root
+
+
+def test_pairs_share_window_and_mirror(tmp_path: Path) -> None:
+    root = pair_folders(tmp_path / "pairs")
+    values = recipe(root, tmp_path / "run") | {"translate": {"tasks": ["pairs"]}}
+    values["data"] = {**values["data"], "crop": 0.3, "flip": True}
+    job = setup.prepare(load_recipe(values), torch.device("cpu"))
+    for counter in range(16):
+        batch = job.samples[counter]
+        assert batch.x0.shape == (1, 3, 8, 8) == batch.noise.shape and batch.cond.image is not None
+        negative = -(batch.x0.float() / 127.5 - 1)
+        # Averages over a window are rounded to a level each on their own.
+        assert float((batch.cond.image - negative).abs().max()) <= 1.01 / 127.5
+    model = last(values)
+    assert model.translation is not None and repr(model.translation.tasks[0]) == "pairs"
+    photo = np.full((9, 7, 3), 50, np.uint8)
+    assert model.translate(photo, steps=2)[0].size == (7, 9)
+
+
+def test_pairs_find_their_partners_or_say_who_has_none(tmp_path: Path) -> None:
+    root = pair_folders(tmp_path / "pairs")
+    (root / "source" / "b.bmp").unlink()
+    targets, sources = data.pairs(root)
+    assert [record.name for record in targets.records] == ["a.png", "c.png", "d.png", "e.png", "f.png"]
+    assert [record.name for record in sources.records] == ["a.bmp", "c.bmp", "d.bmp", "e.bmp", "f.bmp"]
+    assert "1 picture without a partner left out: b" in targets.summary["notes"]
+    (root / "source" / "a.png").write_bytes((root / "target" / "a.png").read_bytes())
+    with pytest.raises(ValueError, match="have one name"):
+        data.pairs(root)
+    with pytest.raises(FileNotFoundError, match=r"source/ is not there"):
+        data.pairs(root / "source")
+
+
+def test_a_broken_partner_is_replaced_with_its_pair(tmp_path: Path) -> None:
+    root = pair_folders(tmp_path / "pairs")
+    (root / "source" / "c.bmp").write_bytes(b"no picture")
+    values = recipe(root, tmp_path / "run") | {"translate": {"tasks": ["pairs"]}}
+    job = setup.prepare(load_recipe(values), torch.device("cpu"))
+    faults = [fault for counter in range(12) for fault in job.samples[counter].broken]
+    assert faults and {fault.name for fault in faults} == {"c.png"}
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"translate": {"tasks": []}}, "translate.tasks: expected a list of at least 1"),
+    ({"translate": {"tasks": ["jpg"]}}, "known are colourise"),
+    ({"translate": {"tasks": ["jpeg"], "augment": {"most": 0.1, "level": 0.2}}}, "level <= most"),
+    ({"translate": {"tasks": ["jpeg", "colourise"]}, "data": {"condition": "class"}}, "data.condition=class needs"),
+    ({"translate": {"tasks": ["pairs"]}, "data": {"path": "shapes"}}, "a folder with `source` and `target`"),
+    ({"translate": {"tasks": ["jpeg"]}, "task": "classifier", "data": {"condition": "class"}}, "changes no pictures"),
+    ({"translate": {"tasks": ["down(4)"]}, "data": {"size": 10}}, "not divisible by 4"),
+    ({"translate": {"tasks": ["jpeg"]}, "model": {"image_channels": 1}}, "model.image_channels: 1 does not fit"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), WRONG)
+def test_a_wrong_recipe_is_told_before_the_work(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    values = recipe(tools.pictures(tmp_path / "pictures"), tmp_path / "run")
+    for name, value in changes.items():
+        values[name] = {**values[name], **value} if name in ("data", "model") else value
+    with pytest.raises(ValueError, match=said):
+        setup.prepare(load_recipe(values), torch.device("cpu"))
+    assert not (tmp_path / "run").exists()
