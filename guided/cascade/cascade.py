@@ -119,35 +119,42 @@ class Cascade:
         negative: str | int | None = None,
         size: Size | None = None,
         solver: Solver | str | None = None,
+        path: Tensor | None = None,
+        later: Sequence[Request] = (),
         seed: int = 0,
         batch: int | None = None,
     ) -> Result:
         """Draw n pictures of each prompt or class, at the last stage's size; see `Model.generate`.
 
-        steps, guide, w, negative, size and solver are the first stage's; the others take their cards' own.
+        steps, guide, w, negative, size, solver and path are the first stage's. later: the same of the others, in order,
+        each as a `Request` without words; what is not given is its card's own.
         """
-        request = Request(prompts, n, labels, steps, guide, w, negative, size, solver, None, seed, batch)
+        request = Request(prompts, n, labels, steps, guide, w, negative, size, solver, path, seed, batch)
         result = None
-        for progress in self.drawing(request):
+        for progress in self.drawing(request, later):
             result = progress.result
         assert result is not None
         return result
 
-    def drawing(self, request: Request) -> Iterator[Progress]:
+    def drawing(self, request: Request, later: Sequence[Request] = ()) -> Iterator[Progress]:
         """`generate` as a generator; the last value holds the result. Everything is checked before the first."""
+        if len(later) >= len(self.stages):
+            raise ValueError(
+                f"later: {self.name} has {len(self.stages) - 1} enlarging stages, got {len(later)} requests"
+            )
         first = plan(self.stages[0], request)
         count = len(first.images)
         blank = torch.zeros(count, upscaling.channels_of(self.stages[0]), *first.size)
         for number in range(1, len(self.stages)):
-            blank = blank.new_zeros(*blank.shape[:2], *self.enlarging(number, blank, request).size)
-        return self._moves(request, drawing.run(self.stages[0], first))
+            blank = blank.new_zeros(*blank.shape[:2], *self.enlarging(number, blank, request, later).size)
+        return self._moves(request, later, drawing.run(self.stages[0], first))
 
-    def _moves(self, request: Request, moves: Iterator[Progress]) -> Iterator[Progress]:
+    def _moves(self, request: Request, later: Sequence[Request], moves: Iterator[Progress]) -> Iterator[Progress]:
         last: Progress | None = None
         for number, stage in enumerate(self.stages):
             if number:
                 assert last is not None and last.result is not None
-                before, moves = last, drawing.run(stage, self.enlarging(number, last.result.tensor, request))
+                before, moves = last, drawing.run(stage, self.enlarging(number, last.result.tensor, request, later))
             for last in moves:
                 if last.result is None:
                     share = (number + last.done / last.total) / len(self.stages)
@@ -159,13 +166,16 @@ class Cascade:
         assert last is not None and last.result is not None
         yield Progress(1000, 1000, len(last.result), last.result)
 
-    def enlarging(self, number: int, small: Tensor, request: Request) -> Plan:
+    def enlarging(self, number: int, small: Tensor, request: Request, later: Sequence[Request] = ()) -> Plan:
         """The plan of stage `number` for what the one before has drawn: it hears the words, if it hears any."""
         stage = self.stages[number]
         prompts = request.prompts if "text" in stage.encoders else None
         labels = request.labels if stage.classes else None
         n = len(small) if prompts is None and labels is None else request.n
-        asked = Request(prompts, n, labels, seed=request.seed, batch=request.batch)
+        own = later[number - 1] if number <= len(later) else Request()
+        asked = dataclasses.replace(
+            own, prompts=prompts, labels=labels, n=n, seed=request.seed, batch=own.batch or request.batch
+        )
         return upscaling.planned(stage, small, asked, level=self.levels[number - 1], stream=f"x/stage{number}")
 
     def record(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

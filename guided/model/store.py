@@ -216,7 +216,9 @@ def fitting(card: Mapping[str, Any], encoders: Mapping[str, object], network: nn
     if card.get("translate") is not None:
         taught = Translation.of(card["translate"])
         needed = {"image"} | ({"label"} if taught.several else set()) | ({"aug"} if taught.augment else set())
-        if needed - set(accepts):
+        # Where a published network embeds the level in another way, the edge sees to it.
+        seen = {*accepts} | ({"aug"} if (card.get("edge") or {}).get("low") else set())
+        if needed - seen:
             raise ValueError(f"card: translate: its tasks need a network that sees {', '.join(sorted(needed))}")
     if set(encoders) - {"text"}:
         raise ValueError(f"encoders: expected 'text' or none, got {sorted(encoders)}")
