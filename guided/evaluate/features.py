@@ -70,6 +70,40 @@ class Thumbnail:
         return F.normalize(torch.cat([pattern / length, self.colour * mean], 1), dim=1)
 
 
+@dataclass(frozen=True)
+class Bands:
+    """What stands where, how fine and how strong: colours and the energy of three bands of detail, in `cells`^2 places.
+
+    A place has its mean colour (in [-1, 1]) and, of each octave from the finest on, ln(0.03 + mean |x - blur(x)|) over
+    all channels, the blur being the mean of 2 x 2 (then 4 x 4, 8 x 8) pixels. So detail that is missing counts as much
+    as detail that is too much, which plain means do not see; what stays below four levels of 255 hardly counts.
+    """
+
+    cells: int = 4
+
+    @property
+    def name(self) -> str:
+        return f"colour and ln energy of 3 octaves of detail in {self.cells} x {self.cells} places"
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        return torch.cat([self._part(part) for part in batches(unit(pictures))])
+
+    def _part(self, images: Tensor) -> Tensor:
+        found, x = [_means(images, self.cells).flatten(1)], images
+        for _ in range(3):
+            coarse = F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+            wide = coarse.repeat_interleave(2, -2).repeat_interleave(2, -1)[..., : x.shape[-2], : x.shape[-1]]
+            energy = _means((x - wide).abs().mean(1, keepdim=True), self.cells)
+            found.append((energy + 0.03).log().flatten(1))
+            x = coarse
+        return torch.cat(found, 1)
+
+
+def perceptual(space: Features, pictures: Tensor, truth: Tensor) -> Tensor:
+    """How far each of pictures (N, C, H, W) uint8 looks from its truth: the mean square of a difference, (N,)."""
+    return (space(pictures) - space(truth)).square().mean(1)
+
+
 def batches(rows: Tensor, size: int = CHUNK) -> Iterator[Tensor]:
     """The tensor in parts of at most `size` rows, at least one part."""
     for start in range(0, max(len(rows), 1), size):

@@ -85,9 +85,7 @@ def real(path: str, size: tuple[int, int], recipe: Mapping[str, Any] | None = No
     looks = {key: section[key] for key in ("channels", "background", "resize") if key in section}
     pictures = Pictures(source, size, **looks)
     captioned = any(record.caption is not None for record in source.records)
-    # A recipe that does not say so is one of captions.
-    text = section.get("condition", "text" if recipe or (captioned and not source.classes) else "class") == "text"
-    return Real(source, pictures, split_of(source.records, section.get("hold_out", HOLD_OUT), text))
+    return Real(source, pictures, split_of(source.records, section.get("hold_out", HOLD_OUT), captioned))
 
 
 def split_of(records: Sequence[Record], hold_out: Mapping[str, Any] | None, text: bool) -> Split:

@@ -20,6 +20,7 @@ from guided.evaluate.figures import Figure
 from guided.evaluate.material import Artist, How, Real, Watch, real
 from guided.evaluate.measures import Found
 from guided.evaluate.network import Classifier
+from guided.evaluate.translations import translations
 from guided.model import Model
 from guided.model.result import png
 from guided.model.sheet import sheet as contact_sheet
@@ -27,7 +28,7 @@ from guided.model.sheet import sheet as contact_sheet
 if TYPE_CHECKING:
     from rich.console import Console
 
-CAPTIONS, SCENES, DRAWN = 200, 500, 1000
+CAPTIONS, SCENES, DRAWN, TRANSLATED = 200, 500, 1000, 400
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def evaluate(
       and the held-out bases. The split is that of the model's recipe.
     - A model of shapes: the exact parser's verdict on captions of colour-shape pairs that were never in training.
     - A model of classes: class accuracy by a classifier, FD, KID, coverage and density, each against real pictures.
+    - A model that changes pictures: each of its tasks undone, beside the trivial answer.
     - A folder: FD, KID, coverage and density.
 
     On a command line: `evaluate(MODEL, DATA, Options(n=captions, w=(1, 2, 4)), sheet=...)`, then `.show()` and
@@ -142,7 +144,7 @@ def evaluate(
         found, pictures = measures.shapes(artist, ways, options.n or SCENES), None
         preprocessing = "none: scenes are rendered at the model's size"
     else:
-        pictures = real(os.fspath(against), model.size, recipe)
+        pictures = real(os.fspath(against), (options.size, options.size) if options.size else model.size, recipe)
         found = _judged(artist, pictures, ways, options, watch)
         preprocessing = pictures.preprocessing
     figures = [*found.figures, *costs]
@@ -162,6 +164,10 @@ def evaluate(
 
 def _judged(artist: Artist, pictures: Real, ways: Sequence[How], options: Options, watch: Watch | None) -> Found:
     model = artist.model
+    if model.translation is not None:
+        crop = float((model.card.get("recipe") or {}).get("data", {}).get("crop", 1.0))
+        space = None if options.classifier is None else Classifier.open(options.classifier).space
+        return translations(artist, pictures, options.n or TRANSLATED, space, crop)
     if "text" in model.encoders:
         if all(record.caption is None for record in pictures.records):
             raise ValueError(f"{model.name} draws captions, but the data has none; give captioned pictures")

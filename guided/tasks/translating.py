@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from guided.cond import Cond
 from guided.degrade import Down, Task, Translation, named
@@ -96,6 +97,22 @@ def planned(model: Model, stage: Stage, which: Sequence[int], request: Request, 
         x0 = given[list(which)] if len(stage.photos) > 1 else given
         found = dataclasses.replace(found, guide=editing.joined(found.guide, project(Known(known[None]), x0)))
     return found
+
+
+def restoring(model: Model, x0: Tensor, seeds: Sequence[int], number: int, request: Request) -> tuple[Plan, Tensor]:
+    """The plan that undoes one of a model's tasks on pictures x0 (B, C, H, W), and what it is shown of them.
+
+    Each is spoilt as in training by its seed, without augmentation. Holes are filled around what is known.
+    """
+    taught = learnt(model)
+    cond, known = taught.taught(x0, seeds, Cond(), "restore", number, disturb=False)
+    size = x0.shape[2], x0.shape[3]
+    found = plan(model, dataclasses.replace(request, size=size), cond)
+    there = [place for place in known if place is not None]
+    if there:
+        found = dataclasses.replace(found, guide=editing.joined(found.guide, project(Known(torch.stack(there)), x0)))
+    assert cond.image is not None
+    return found, cond.image
 
 
 def window(model: Model) -> tuple[int, int]:

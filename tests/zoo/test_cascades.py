@@ -39,14 +39,15 @@ def theirs(folder: Path) -> tuple[list[Tensor], Tensor]:
         names = "IFPipeline", "IFSuperResolutionPipeline"
         pipe: Any = getattr(diffusers, names[number > 0]).from_pretrained(folder / f"stage_{number + 1}")
         pipe.set_progress_bar_config(disable=True)
-        made = scheduler("euler", pipe.scheduler.config)
+        made = scheduler("dpmpp", pipe.scheduler.config)
+        made.register_to_config(solver_order=1)  # DDIM; their Euler would scale the picture that is enlarged too
         made.set_timesteps(timesteps=LEVELS)
         path = torch.as_tensor(made.sigmas, dtype=torch.float64)
         pipe.scheduler = made
         side = 16 * 4**number
         noise = Noise([5], "x" if number == 0 else f"x/stage{number}")
-        n = noise(0, (3, side, side))
-        pipe.prepare_intermediate_images = lambda *_, at=n, to=made: at * to.init_noise_sigma
+        first = noise(0, (3, side, side)) * float(path[0] / (1 + path[0] ** 2).sqrt())
+        pipe.prepare_intermediate_images = lambda *_, at=first: at
         common = {"timesteps": LEVELS, "output_type": "pt", "clean_caption": False}
         if number == 0:
             found = pipe(PROMPT, guidance_scale=3.0, **common).images

@@ -1,0 +1,122 @@
+"""Networks that change pictures: each task undone on pictures that were kept out, beside the trivial answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from guided.degrade import Down, Task, box, consistent
+from guided.evaluate.distances import frechet, kernel
+from guided.evaluate.features import Bands, Features, levels, perceptual, unit
+from guided.evaluate.figures import Figure, mean
+from guided.evaluate.material import Artist, Real, thinned
+from guided.evaluate.measures import Found
+from guided.model import Request, drawing
+from guided.noise import key
+from guided.tasks import translating
+
+SHOWN = 8
+"""Pictures of each task on a sheet, each as it was given, as the baseline, as drawn, and the truth."""
+FINE = Bands(16)
+"""Where two pictures of the same thing are held against each other."""
+
+
+def translations(artist: Artist, real: Real, n: int, space: Features | None = None, crops: float = 1.0) -> Found:
+    """Each task of a model on n pictures that were kept out (of the training part, where none were).
+
+    FD and KID of the results against the truth in `space`, perceptual distance and PSNR to it; of super-resolution also
+    how well the small picture is met, and the mean error of each colour. Beside each stands the baseline's figure.
+    crops: below 1 random windows of the pictures stand for them, as the recipe's `data.crop`.
+    """
+    space = space or Bands()
+    taught = translating.learnt(artist.model)
+    rows = (*real.split.held_bases, *real.split.held_pairs) or real.split.train
+    truth, groups = _pictures(real, sorted(rows), n, crops, artist.seed)
+    figures: list[Figure] = []
+    shown: list[Tensor] = []
+    for number, task in enumerate(taught.tasks):
+        drawn, given = _restored(artist, unit(truth), number)
+        plain = levels(torch.stack([task.baseline(one) for one in given]))
+        figures += judged(task, drawn, plain, truth, space)
+        few = thinned(range(len(truth)), SHOWN)
+        shown += [part[few] for part in (levels(given.nan_to_num(0.0)), plain, drawn, truth)]
+    settings = {
+        "pictures": f"{len(truth)} of {len(set(groups))} that were kept out"
+        if rows != real.split.train
+        else f"{len(truth)} of the training pictures: none were kept out",
+        "features": space.name,
+        "perceptual distance": f"mean square in {FINE.name}",
+        "sheet": "a row each: as given, baseline, drawn, truth",
+    }
+    return Found(figures, settings, torch.cat(shown), [""] * len(torch.cat(shown)))
+
+
+def _pictures(real: Real, rows: Sequence[int], n: int, crops: float, seed: int) -> tuple[Tensor, list[int]]:
+    """n pictures, uint8 (N, C, H, W), and the record of each; several windows of one where crops are asked for."""
+    if crops == 1 or crops == 0:
+        found, kept = real.read(thinned(rows, n))
+        return found, kept
+    found_, kept = [], []
+    for i in range(n):
+        row = rows[i % len(rows)]
+        draws = [(key(f"eval/crop/{what}", seed, i) % 2**32) / 2**32 for what in ("size", "down", "right")]
+        found_.append(real.pictures.piece(row, crops ** draws[0], draws[1], draws[2]))
+        kept.append(row)
+    return torch.stack(found_), kept
+
+
+def _restored(artist: Artist, x0: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """What the model makes of pictures spoilt by a task, uint8, and the spoilt ones as it was shown them."""
+    drawn, given = [], []
+    for start in range(0, len(x0), artist.batch):
+        part = x0[start : start + artist.batch]
+        seeds = range(artist.seed + start, artist.seed + start + len(part))
+        request = Request(n=len(part), steps=artist.steps, solver=artist.solver, seed=seeds[0], batch=artist.batch)
+        plan, image = translating.restoring(artist.model, part, seeds, number, request)
+        for progress in drawing.run(artist.model, plan):
+            if progress.result is not None:
+                drawn.append(levels(progress.result.tensor))
+        given.append(image)
+        if artist.watch is not None:
+            artist.watch("restoring", start + len(part), len(x0))
+    return torch.cat(drawn), torch.cat(given)
+
+
+def judged(task: Task, drawn: Tensor, plain: Tensor, truth: Tensor, space: Features) -> list[Figure]:
+    """The figures of one task: results, the baseline's answers and the truth, all uint8 (N, C, H, W)."""
+    at = repr(task)
+    features, other, own = space(drawn), space(plain), space(truth)
+    figures = []
+    if len(truth) >= 2 * own.shape[1]:
+        beside = {"baseline": frechet(other, own, draws=2).value}
+        figures.append(replace(frechet(features, own, at=at), beside=beside))
+        figures.append(replace(kernel(features, own, at=at), beside={"baseline": kernel(other, own, draws=2).value}))
+    far = perceptual(FINE, plain, truth).mean()
+    figures.append(mean("perceptual distance", perceptual(FINE, drawn, truth), at, {"baseline": float(far)}))
+    figures.append(mean("PSNR, dB", _psnr(drawn, truth), at, {"baseline": float(_psnr(plain, truth).mean())}))
+    if isinstance(task, Down) and task.kernel == "area":
+        figures += _consistency(task, drawn, plain, truth, at)
+    return figures
+
+
+def _consistency(task: Down, drawn: Tensor, plain: Tensor, truth: Tensor, at: str) -> list[Figure]:
+    small, again, base = (box(part.double(), task.factor) for part in (truth, drawn, plain))
+    exact = levels(consistent(unit(drawn), box(unit(truth), task.factor), task.factor)).double()
+    beside = {
+        "baseline": float(_psnr(base, small).mean()),
+        "exact": float(_psnr(box(exact, task.factor), small).mean()),
+    }
+    colour = (again - small).mean((2, 3))
+    figures = [mean("consistency PSNR, dB", _psnr(again, small), at, beside)]
+    for channel in range(colour.shape[1]):
+        figures.append(mean(f"colour error of channel {channel}, in 1/255", colour[:, channel], at))
+    return figures
+
+
+def _psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Of each picture with values 0..255, (N,) in dB; at most 80, where two are equal."""
+    square = (a.double() - b.double()).square().flatten(1).mean(1)
+    return (10 * torch.log10(255**2 / square)).clamp_max(80)
