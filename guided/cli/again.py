@@ -23,14 +23,16 @@ def command(record: Mapping[str, Any]) -> str | None:
     if record.get("solver") not in NAMES:
         return None
     words = ["guided", "generate"]
-    size = record.get("size")
+    size = None if "stages" in record else record.get("size")  # a cascade's is not the one that is asked for
     options = {
         "--model": record["model"],
         "--steps": record["steps"],
         "--w": None if "expression" in record else record.get("w"),
         "--guide": record.get("expression"),
         "--negative": record.get("negative"),
-        "--size": f"{size[1]}x{size[0]}" if isinstance(size, list) and len(size) == 2 else None,
+        "--size": f"{size[1]}x{size[0]}"
+        if isinstance(size, list) and len(size) == 2 and "stages" not in record
+        else None,
         "--solver": record["solver"],
         "--seed": record["seed"],
         "--device": record.get("device"),
@@ -55,10 +57,12 @@ def _options(options: Mapping[str, Any]) -> list[str]:
 
 def _edit(asked: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     """The command that made a picture of a photo, in the caller's words, on the machine's own terms."""
-    rest = {f"--{name}": value for name, value in asked.items() if name not in ("task", "photo", "tiles")}
+    flags = [name for name, value in asked.items() if value is True]
+    rest = {f"--{name}": value for name, value in asked.items() if name not in ("task", "photo", "to", *flags)}
+    rest |= {"--task": asked["to"]} if "to" in asked else {}
     machine = {"--device": record.get("device"), "--dtype": record.get("dtype")}
     words = ["guided", str(asked.get("task")), *_options({**rest, **machine, "--out": "again.png"})]
-    words += [*(["--tiles"] if asked.get("tiles") else []), "--", str(asked.get("photo"))]
+    words += [*(f"--{name}" for name in flags), "--", str(asked.get("photo"))]
     return " ".join(quoted(word) for word in words)
 
 

@@ -79,7 +79,7 @@ def test_a_folder_gives_a_folder(plain: str, tmp_path: pathlib.Path, capsys: Cap
     (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
     assert run(["inpaint", str(photos), "--mask", "2,3,9,12", "--out", str(out)], plain) == 2
     shown = capsys.readouterr()
-    assert "broken.png" in shown.err and "1 of 5 photos could not be edited" in shown.err
+    assert "broken.png" in shown.err and "1 of 5 photos could not be done" in shown.err
     made = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*"))
     assert made == ["a.png", "b.png", "images.jsonl", "in/c.png", "k.tiff"]
     mask = np.zeros((24, 20), bool)
