@@ -165,6 +165,26 @@ class Denoiser(nn.Module):
         return found.to(x.dtype)
 
 
+class Around(Denoiser):
+    """A network that estimates how the picture differs from the one it is shown, in some parametrisation of that.
+
+    D = m + D'(x - m) with m the image condition (0 where it says nothing), D' the denoiser of the difference: its
+    `sigma_data` is the std of what the condition leaves open, a fraction of the picture's own (as SRDiff, Li et al.
+    2022, arXiv 2104.14951). The noise it has to start from shrinks likewise.
+    """
+
+    def forward(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        middle = middle_of(cond, x)
+        return middle + super().forward(x - middle, sigma, cond)
+
+
+def middle_of(cond: Cond, x: Tensor) -> Tensor:
+    """The image condition in x's dtype, 0 where it says nothing; raises ValueError without one."""
+    if cond.image is None:
+        raise ValueError("this network changes a picture: it needs cond.image (B, C, H, W), of the shape of x")
+    return cond.image.to(x).nan_to_num(0.0)
+
+
 class LearnedVariance(Denoiser):
     """A network that predicts beside the noise where between its bounds the log variance of a DDPM step lies.
 

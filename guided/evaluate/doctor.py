@@ -226,7 +226,8 @@ def _taught(cascade: Cascade, number: int, images: Tensor, how: Doctor) -> list[
     seeds = range(how.seed, how.seed + len(x0))
     noise = Noise(seeds, "doctor")(0, x0.shape[1:])
     # Above the detail's own size, where the condition decides; and just below it.
-    sigmas = [level for level in (2.0, 0.3, 0.1) if stage.denoiser.lo < level < stage.denoiser.hi]
+    high = min(0.9 * stage.denoiser.hi, 2.0)
+    sigmas = [high, *(level for level in (0.3, 0.1) if stage.denoiser.lo < level < high)]
 
     def loss(image: Tensor, level: float = 0.0, at: Sequence[float] = sigmas, by: Denoise = stage.denoiser) -> Tensor:
         cond = Cond(image=image, aug=None if taught.augment is None else torch.full((len(x0),), level))
@@ -245,8 +246,7 @@ def _taught(cascade: Cascade, number: int, images: Tensor, how: Doctor) -> list[
     findings = [] if early is None else _grown(number, own, loss(declared, by=early))
     if taught.augment is None or findings:
         return findings
-    high = [level for level in (sigmas[0], 0.5 * stage.denoiser.hi) if level >= 1]
-    return _hearing(number, taught.augment, declared, seeds, lambda image, level: loss(image, level, high))
+    return _hearing(number, taught.augment, declared, seeds, lambda image, level: loss(image, level, [high]))
 
 
 def _windows(stage: Model, images: Tensor, factor: int) -> Tensor:

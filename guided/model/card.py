@@ -17,7 +17,7 @@ from guided import denoiser as kinds
 from guided import frames, solvers
 from guided.codec import Codec, Pixels
 from guided.degrade import Translation
-from guided.denoiser import Denoiser, LearnedVariance, Parametrization
+from guided.denoiser import Around, Denoiser, LearnedVariance, Parametrization
 from guided.model import parts
 from guided.nn import EncoderUNet, UNet, UNetConfig
 
@@ -215,7 +215,13 @@ def denoiser(values: Mapping[str, Any], network: nn.Module) -> Denoiser:
     config: UNetConfig = network.config  # type: ignore[assignment]
     if variance == "learned" and config.out_channels != 2 * config.in_channels:
         raise ValueError(f"variance: learned: {config.out_channels} channels of output for {config.in_channels}")
-    return _VARIANCES[variance](network, parametrization(values), *values["range"])
+    around = values.get("around", False)
+    if not isinstance(around, bool) or (around and (variance or config.image_channels != config.in_channels)):
+        raise ValueError(
+            f"around: expected true or false, true for a network shown a picture like x, got {around!r:.80}"
+        )
+    kind = Around if around else _VARIANCES[variance]
+    return kind(network, parametrization(values), *values["range"])
 
 
 def codec(values: Mapping[str, Any], folder: pathlib.Path | None = None) -> Codec:
@@ -252,7 +258,8 @@ def describe(denoiser: Placed, codec: Codec) -> dict[str, Any]:
     if frame is not None:
         described["frame"] = {"class": type(frame).__name__, **dataclasses.asdict(frame)}  # type: ignore[call-overload]
     size = {"size": list(network.size)} if isinstance(network, EncoderUNet) else {}
-    variance = {"variance": "learned"} if isinstance(denoiser, LearnedVariance) else {}
+    variance: dict[str, Any] = {"variance": "learned"} if isinstance(denoiser, LearnedVariance) else {}
+    variance |= {"around": True} if isinstance(denoiser, Around) else {}
     return {
         "format": FORMAT,
         "network": {"class": type(network).__name__, "config": network.config.to_dict()},

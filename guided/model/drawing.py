@@ -14,7 +14,7 @@ import guided
 from guided import path as paths
 from guided import solvers
 from guided.cond import Cond
-from guided.denoiser import Denoise
+from guided.denoiser import Around, Denoise, middle_of
 from guided.model.conditioning import trimmed, understood
 from guided.model.request import Plan, Wanted, guide_rows
 from guided.model.result import Result
@@ -63,7 +63,7 @@ def run(model: Model, plan: Plan) -> Iterator[Progress]:
     yield Progress(moves * len(starts), moves * len(starts), total, result)
 
 
-def begin(model: Model, plan: Plan, rows: slice, noise: Noise) -> tuple[Denoise, Tensor]:
+def begin(model: Model, plan: Plan, rows: slice, noise: Noise, cond: Cond | None = None) -> tuple[Denoise, Tensor]:
     """The guided denoiser of some of a plan's images, and their x at the top of its path."""
     denoise = guided_by(model, plan, rows)(base(model, plan))
     factor = getattr(model.codec, "factor", 1)
@@ -72,6 +72,8 @@ def begin(model: Model, plan: Plan, rows: slice, noise: Noise) -> tuple[Denoise,
     mean = model.card.get("mean")
     if plan.x0 is not None:
         x = x + (plan.x0 if len(plan.x0) == 1 else plan.x0[rows]).to(x)
+    elif isinstance(model.denoiser, Around) and cond is not None:
+        x = x + middle_of(cond, x)
     elif mean is not None:
         x = x + torch.tensor(mean, dtype=x.dtype, device=x.device).reshape(-1, 1, 1)
     return denoise, x
@@ -96,7 +98,7 @@ def _moves(model: Model, plan: Plan, rows: slice, cond: Cond) -> Iterator[Tensor
     if plan.walk is not None:
         yield from plan.walk(model, plan, rows, cond)
         return
-    denoise, x = begin(model, plan, rows, noise)
+    denoise, x = begin(model, plan, rows, noise, cond)
     path = trajectory(denoise, x, plan.path, cond, solver=plan.solver, noise=noise)
     yield from (after for _, after, _ in path)
 

@@ -146,6 +146,7 @@ class DenoiserSection(Section):
 
     parametrization: Annotated[str, one_of("edm", "eps", "x0", "v", "flow")] = "edm"
     sigma_data: Positive = 0.5
+    around: Truth = False  # of the difference from the picture that is shown; see `guided.denoiser.Around`
     lo: Positive = 0.002
     hi: Positive = 80.0
 
@@ -284,6 +285,8 @@ def _unfit(recipe: Recipe) -> list[str]:
                 faults.append(f"translate.tasks: {error}")
         if "pairs" in recipe.translate.tasks and recipe.data.path == "shapes":
             faults.append("translate.tasks: pairs need a folder with `source` and `target` in it")
+    if recipe.denoiser.around and recipe.translate is None:
+        faults.append("denoiser.around: a network that is shown no picture (translate) has none to differ from")
     if recipe.task != "classifier":
         return faults
     if recipe.translate is not None:

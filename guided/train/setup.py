@@ -20,7 +20,7 @@ from guided.cond import Cond
 from guided.data import BadPicture, Pictures, Record, Source, Split
 from guided.data.order import Order
 from guided.degrade import Translation
-from guided.denoiser import EDM, X0, Denoiser, Eps, Flow, Parametrization, V
+from guided.denoiser import EDM, X0, Around, Denoiser, Eps, Flow, Parametrization, V
 from guided.model import NoisyClassifier
 from guided.nn import EncoderUNet, UNet, UNetConfig, preset
 from guided.noise import key
@@ -295,7 +295,7 @@ def make_network(recipe: Recipe, config: UNetConfig) -> UNet | EncoderUNet:
 
 def make_denoiser(recipe: Recipe, config: UNetConfig) -> Denoiser | NoisyClassifier:
     """The network as a denoiser, or as a classifier of noisy pictures."""
-    frame = Denoiser if recipe.task == "denoiser" else NoisyClassifier
+    frame = NoisyClassifier if recipe.task == "classifier" else Around if recipe.denoiser.around else Denoiser
     denoiser = frame(make_network(recipe, config), parametrization(recipe), recipe.denoiser.lo, recipe.denoiser.hi)
     denoiser.autocast = AUTOCAST.get(recipe.train.precision)
     return denoiser

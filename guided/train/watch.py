@@ -13,7 +13,7 @@ from torch import Tensor
 from guided import _files, path, sampling
 from guided.cond import SEMANTIC, Cond
 from guided.data import BadPicture
-from guided.denoiser import Denoiser
+from guided.denoiser import Around, Denoiser, middle_of
 from guided.guide import cfg
 from guided.model import NoisyClassifier
 from guided.noise import Noise
@@ -86,7 +86,10 @@ def preview(job: Job, denoiser: Denoiser, file: Path) -> None:
     known = cond.only(denoiser.network.accepts & drop)  # type: ignore[operator, arg-type]
     guided = denoiser if known.size is None else cfg(section.w, drop=drop)(denoiser)
     dtype = torch.promote_types(weights.dtype, torch.float32)
-    x = (levels[0] * noise(0, shape) + torch.tensor(job.mean()).reshape(-1, 1, 1)).to(weights.device, dtype)
+    middle = (
+        middle_of(cond, noise(0, shape)) if isinstance(denoiser, Around) else torch.tensor(job.mean())[:, None, None]
+    )
+    x = (levels[0] * noise(0, shape) + middle).to(weights.device, dtype)
     drawn = sampling.sample(guided, x, levels, cond.to(weights.device, dtype))
     grid(drawn.float().cpu(), file)
 
