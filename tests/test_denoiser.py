@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from guided.cond import Cond
-from guided.denoiser import EDM, X0, Denoiser, Eps, Flow, FromVP, V
+from guided.denoiser import EDM, X0, Around, Denoiser, Eps, Flow, FromVP, V
 from guided.oracle import GaussianMixture
 
 F64 = torch.float64
@@ -158,3 +158,29 @@ def test_a_network_that_declares_nothing_keeps_its_condition_and_its_exact_level
     cond, level = seen[-1]
     assert cond.label is not None and cond.label.tolist() == [3, 5] and "label" in denoise.accepts
     assert level.dtype == torch.float32 and D.dtype == torch.float32
+
+
+def test_around_a_picture_the_difference_is_denoised() -> None:
+    """The difference of a Gaussian from a known picture is a Gaussian: the exact estimate follows in closed form."""
+    std, mean = 0.2, torch.randn(2, 3, 4, 4, dtype=F64)
+
+    class Exact(nn.Module):
+        """What a perfect EDM network of the difference predicts: c_skip alone is right where sigma_data is."""
+
+        accepts = frozenset({"image"})
+
+        def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
+            return torch.zeros_like(x)
+
+    denoise = Around(Exact(), EDM(std), 0.01, 10.0)
+    for sigma in (0.05, 0.4, 5.0):
+        x = mean + torch.randn(mean.shape, dtype=F64) * sigma
+        wanted = mean + std**2 / (std**2 + sigma**2) * (x - mean)
+        found = denoise(x, torch.tensor(sigma, dtype=F64), Cond(image=mean))
+        assert float((found - wanted).abs().max()) < 1e-12
+    hole = mean.clone()
+    hole[:, :, 1:3] = torch.nan
+    found = denoise(mean, torch.tensor(1.0, dtype=F64), Cond(image=hole))
+    assert bool(found.isfinite().all())
+    with pytest.raises(ValueError, match=r"needs cond\.image"):
+        denoise(mean, torch.tensor(1.0), Cond())

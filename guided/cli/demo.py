@@ -1,4 +1,4 @@
-"""`guided demo`: the shipped model draws a sheet of sentences at several guidance weights."""
+"""`guided demo`: the shipped models draw a sheet of sentences at several guidance weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from guided.cli import common
 from guided.cli.common import Device, Dtype, Json, ModelOption
 
 if TYPE_CHECKING:
+    from guided.cascade import Cascade
     from guided.model import Model, Result
 
 EXAMPLE = "For example: [bold]guided demo --out demo[/bold]"
@@ -30,13 +31,13 @@ STEPS = 20
 
 def demo(
     out: Annotated[pathlib.Path, typer.Option("--out", help="Folder for the pictures.")] = pathlib.Path("demo"),
-    model: ModelOption = "emoji",
+    model: ModelOption = "emoji-128",
     device: Device = "auto",
     dtype: Dtype = "float32",
     as_json: Json = False,
 ) -> None:
     """Draw eight sentences at four guidance weights, and a sheet of all of them."""
-    opened = common.open_model(model, device, dtype)
+    opened = common.open_drawing(model, device, dtype)
     columns = _drawn(opened)
     paths: list[pathlib.Path] = []
     for result in columns:
@@ -50,7 +51,7 @@ def demo(
         print(path)
 
 
-def _drawn(model: Model) -> list[Result]:
+def _drawn(model: Model | Cascade) -> list[Result]:
     """One result for each weight, of all sentences; a sentence keeps its seed, hence its noise."""
     from guided.model import Request
 

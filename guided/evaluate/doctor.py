@@ -132,9 +132,11 @@ def _real(cascade: Cascade, against: str, number: int, how: Doctor) -> Sample:
     found: Real = real(against, cascade.sizes[number], first.card.get("recipe"))
     held = (*found.split.held_bases, *found.split.held_pairs)
     pool = held if len(held) >= how.n else (*held, *found.split.train)
+    if len(pool) < how.n:
+        raise ValueError(f"{against}: {how.n} pictures are asked for, there are {len(pool)}: give a smaller --n")
     read, rows = found.read([pool[(7 * how.seed + i * len(pool) // how.n) % len(pool)] for i in range(how.n)])
     if len(rows) < how.n:
-        raise ValueError(f"{against}: {how.n} pictures are asked for, {len(rows)} can be read; give a smaller n")
+        raise ValueError(f"{against}: {how.n} pictures are asked for, {len(rows)} of them can be read")
     words: dict[str, Any] = {}
     if "text" in first.encoders:
         words = {"prompts": [found.records[row].caption or "" for row in rows]}

@@ -115,6 +115,27 @@ def test_editing_reaches_every_stage_and_the_mask_is_kept_bit_for_bit() -> None:
         assert done.records[0]["changed_outside"] == 0 and len(done.records[0]["stages"]) == 2
 
 
+def test_the_later_stages_know_what_is_kept() -> None:
+    """Where the mask keeps a pixel, the last stage's own estimate is that pixel, before anything is pasted."""
+    from guided.cascade import editing
+    from guided.model import Request, drawing
+    from guided.tasks.editing import Edit, opened
+
+    cascade = Cascade([base(), up()])
+    given = photo((64, 64))
+    mask = np.zeros((64, 64), bool)
+    mask[:, :32] = True
+    edit = Edit(given, Request(labels="cat", steps=3), 0.7, mask)
+    stage, _, request = opened(cascade.stages[1], edit)
+    plan = cascade.enlarging(1, torch.zeros(1, 3, 16, 16), request)
+    found = editing._from_photo(cascade, 1, edit, stage, plan)
+    last = list(drawing.run(cascade.stages[1], found))[-1].result
+    assert last is not None
+    wanted = torch.from_numpy(given).permute(2, 0, 1)[None] / 127.5 - 1
+    assert float((last.tensor - wanted)[..., 32:].abs().max()) < 1e-5
+    assert float((last.tensor - wanted)[..., :32].abs().max()) > 0.1
+
+
 def test_strength_zero_is_the_photo_and_more_changes_more() -> None:
     cascade = Cascade([base(), up()])
     given = (photo((16, 16), seed=2).repeat(4, 0).repeat(4, 1) // 2 + 60).astype(np.uint8)

@@ -169,3 +169,37 @@ def test_it_learns(device: str) -> None:
         loss.backward()
         optimizer.step()
     assert loss < 0.05
+
+
+@pytest.mark.parametrize("patch", [2, 4])
+def test_squares_of_pixels_come_back_to_their_places(patch: int) -> None:
+    """A network that only copies its entrance to its exit gives the picture again, at any size."""
+    network = UNet(replace(preset("tiny-local"), patch=patch, widths=(3 * patch**2, 8), groups=1, image_channels=0))
+    x = torch.randn(2, 3, 9, 10)
+    seen = network._folded(x)
+    assert seen.shape == (2, 3 * patch**2, -(-9 // patch), -(-10 // patch))
+    identity = torch.zeros_like(network.conv_out.weight)
+    for channel in range(len(identity)):
+        identity[channel, channel, 1, 1] = 1
+    network.conv_out.weight.data.copy_(identity)
+    network.conv_out.bias.data.zero_()
+    network._go_up = lambda *_: seen  # type: ignore[method-assign]
+    network.norm_out = torch.nn.Identity()
+    network.act, network.middle = torch.nn.Identity(), torch.nn.ModuleList()
+    network._go_down = lambda h, *_: (h, [])  # type: ignore[method-assign]
+    with torch.no_grad():
+        assert torch.equal(network(x, torch.zeros(2), Cond()), x)
+
+
+def test_a_local_network_sees_no_place_and_no_far_pixel() -> None:
+    """Shifted by whole squares, away from the border, the same comes out; that is what windows rely on."""
+    config = replace(preset("tiny-local"), groups=1, scale_shift=False)
+    network = awake(config)
+    for module in network.modules():
+        if isinstance(module, torch.nn.GroupNorm):
+            module.forward = lambda h: h  # type: ignore[method-assign]  # it alone looks at the whole
+    x, image = torch.randn(1, 3, 128, 128), torch.randn(1, 3, 128, 128)
+    with torch.no_grad():
+        whole = network(x, torch.zeros(1), Cond(image=image))
+        part = network(x[..., 8:, 8:], torch.zeros(1), Cond(image=image[..., 8:, 8:]))
+    assert torch.allclose(whole[..., 64:, 64:], part[..., 56:, 56:], atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 import torch
 
 from guided import degrade
+from guided.codec import Pixels
 from guided.degrade import Translation
+from guided.denoiser import EDM, Around
 from guided.model import Model
 from tests.model import build
 from tests.tasks.build_translating import LARGER, QUARTET, answering, larger, quartet
@@ -136,3 +139,38 @@ def test_a_card_that_its_network_does_not_fit_is_refused(tmp_path: Any) -> None:
         build.model("tiny-local", card={"translate": LARGER.card()})
     again = Model.open(quartet().save(tmp_path / "m"))
     assert again.translation is not None and repr(again.translation) == repr(QUARTET)
+
+
+def test_what_is_known_is_known_at_every_step() -> None:
+    model, network = answering(QUARTET)
+    states: list[torch.Tensor] = []
+    plain = network.forward
+    network.forward = lambda x, c, cond: (states.append(x), plain(x, c, cond))[1] * 0  # type: ignore[method-assign]
+    given = photo((16, 16))
+    mask = np.zeros((16, 16), bool)
+    mask[:, 8:] = True
+    done = model.translate(given, task="inpaint", mask=mask, steps=4, seed=1)
+    assert float(done.tensor[..., 8:].abs().max()) == 0, "it answers 0 where nothing is known"
+    # Late states hold what is known: their scaled form is near the photo there, far from it in the hole.
+    late = states[-1]
+    seen = torch.from_numpy(given).permute(2, 0, 1) / 127.5 - 1
+    known = torch.corrcoef(torch.stack([late[0, :, :, :8].flatten(), seen[:, :, :8].flatten()]))[0, 1]
+    assert float(known) > 0.9
+
+
+def test_a_network_of_differences_begins_at_what_it_is_shown() -> None:
+    taught = Translation((degrade.JPEG(),))
+    model = build.model("tiny-local", card={"translate": taught.card()})
+    around = Model(Around(model.denoiser.network, EDM(0.1), 0.02, 1.0), Pixels(), {}, model.card)
+    given = photo((16, 16))
+    one = around.translate(given, steps=2)
+    again = Model.open(around.save(tempfile.mkdtemp() + "/m"))
+    assert isinstance(again.denoiser, Around)
+    assert torch.equal(again.translate(given, steps=2).tensor, one.tensor)
+    network = model.denoiser.network
+    torch.nn.init.zeros_(network.conv_out.weight)  # type: ignore[union-attr, arg-type]
+    torch.nn.init.zeros_(network.conv_out.bias)  # type: ignore[union-attr, arg-type]
+    # A network that adds nothing leaves a denoised difference of nought: the photo, but for what a few steps leave.
+    still = around.translate(given, steps=8).tensor
+    seen = torch.from_numpy(given).permute(2, 0, 1) / 127.5 - 1
+    assert float((still - seen).abs().mean()) < 0.1 and not torch.equal(still, one.tensor)
