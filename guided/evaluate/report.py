@@ -140,7 +140,8 @@ def evaluate(
     ways: tuple[How, ...] = (*options.w, *options.guide) or (artist.w,)
     costs = [artist.cost(how) for how in ways] if options.guide else []  # refuses what is no guide before long work
     recipe = model.card.get("recipe") or {}
-    if os.fspath(against) == "shapes" or os.fspath(against).startswith("shapes:"):
+    scenes = os.fspath(against).partition(":")[0] == "shapes"
+    if scenes and model.translation is None:
         found, pictures = measures.shapes(artist, ways, options.n or SCENES), None
         preprocessing = "none: scenes are rendered at the model's size"
     else:
