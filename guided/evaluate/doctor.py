@@ -32,7 +32,7 @@ CELLS = 2
 """FD is taken in `Bands` of so many places a side: 24 numbers, which 48 pictures are enough for."""
 SURE = 4.0
 """Standard errors that a difference has to exceed."""
-LINEAR, PLAIN, EARLY = 0.75, 1.0, 0.97
+LINEAR, PLAIN, EARLY = 0.75, 0.5, 0.97
 """Shares of an error from which on a stage counts as under-trained: of a linear filter's, of plain enlarging's, of its
 own early snapshot's."""
 KERNEL, HEARD = 0.99, 0.995

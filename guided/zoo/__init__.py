@@ -52,7 +52,9 @@ def load(
     found: Model | NoisyClassifier | Cascade
     if not path.exists():
         if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
-            raise FileNotFoundError(f"{name}: no such model folder, and no shipped model ({', '.join(SHIPPED)}).")
+            raise FileNotFoundError(
+                f"{name}: no such model folder, and no shipped model ({', '.join((*SHIPPED, CASCADE))})."
+            )
         found = pipeline.open_pipeline(hub.fetch(name), name)
     elif (path / MANIFEST).is_file():
         found = Cascade.load(path)

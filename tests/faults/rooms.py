@@ -72,8 +72,8 @@ ROOMS = [
     Fault(
         "images of a call share their seed",
         "guided/model/drawing.py",
-        "Noise([image.seed for image in plan.images[rows]])",
-        "Noise([plan.images[0].seed for image in plan.images[rows]])",
+        "Noise([image.seed for image in plan.images[rows]], plan.stream)",
+        "Noise([plan.images[0].seed for image in plan.images[rows]], plan.stream)",
         f"{M}/test_generate.py::test_alone_as_in_a_batch_of_16",
     ),
     Fault(

@@ -16,15 +16,15 @@ TASKS = [
     Fault(
         "an edit starts from noise alone",
         "guided/tasks/editing.py",
-        "x0=x0 if strength < 1 else None)\n\n\ndef _inverted",
-        "x0=None)\n\n\ndef _inverted",
+        "x0=x0 if strength < 1 else None)\n\n\ndef joined",
+        "x0=None)\n\n\ndef joined",
         f"{T}/test_editing.py::test_it_is_sdedit_written_out",
     ),
     Fault(
         "strength 1 keeps the photo under the noise",
         "guided/tasks/editing.py",
-        "x0=x0 if strength < 1 else None)\n\n\ndef _inverted",
-        "x0=x0)\n\n\ndef _inverted",
+        "x0=x0 if strength < 1 else None)\n\n\ndef joined",
+        "x0=x0)\n\n\ndef joined",
         f"{T}/test_editing.py::test_what_is_known_is_projected_at_every_step",
     ),
     Fault(

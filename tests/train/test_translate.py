@@ -165,3 +165,20 @@ def test_a_wrong_recipe_is_told_before_the_work(changes: dict[str, Any], said: s
     with pytest.raises(ValueError, match=said):
         setup.prepare(load_recipe(values), torch.device("cpu"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["sr-emoji", "palette-emoji", "palette-photos"])
+def test_the_recipes_train_at_toy_size(name: str, tmp_path: Path) -> None:
+    found = load_recipe(
+        Path(__file__).resolve().parent.parent.parent / "recipes" / f"{name}.yaml",
+        {
+            "data.path": str(tools.pictures(tmp_path / "pictures", size=24)), "data.size": 16,
+            "out": str(tmp_path / "run"), "model": {"preset": "tiny-local"}, "train.images": 32,
+            "train.batch_size": 8, "train.save_every": 16, "train.preview_every": 0, "train.precision": "float32",
+        },
+    )  # fmt: skip
+    model = list(fit(found, device="cpu"))[-1].model
+    assert isinstance(model, Model) and model.translation is not None
+    photo = np.full((16, 16, 3), 90, np.uint8)
+    done = model.upscale(photo, steps=2) if name == "sr-emoji" else model.translate(photo, task="jpeg", steps=2)
+    assert done[0].size == ((64, 64) if name == "sr-emoji" else (16, 16))

@@ -22,7 +22,9 @@ def test_a_model_folder_and_a_run_open_the_same(tmp_path: pathlib.Path) -> None:
 
 
 def test_what_is_no_model_of_ours(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no such model folder, and no shipped model \(emoji\)"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no such model folder, and no shipped model \(emoji, emoji-up, emoji-128\)"
+    ):
         guided.load(tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match="no such model folder here, and the hub does not give it"):
         guided.load("someone/something")
@@ -48,3 +50,19 @@ def test_the_shipped_model_opens_or_says_what_is_missing(tmp_path: pathlib.Path)
     else:
         with pytest.raises(FileNotFoundError, match="lacks its shipped model"):
             guided.load("emoji")
+
+
+def test_the_shipped_cascade_fits_is_small_and_draws_at_128() -> None:
+    assets = pathlib.Path(zoo.__file__).parent.parent / "assets"
+    if not (assets / "emoji-up" / "card.json").is_file():
+        pytest.skip("this install lacks the shipped models")
+    up = guided.load("emoji-up")
+    assert sum(weight.numel() for weight in up.denoiser.parameters()) < 6e6 and up.card["defaults"]["steps"] <= 8
+    files = [file.stat().st_size for file in assets.rglob("*.safetensors")]
+    assert max(files) < 16e6 and sum(files) < 44e6
+    cascade = guided.load("emoji-128")
+    assert isinstance(cascade, guided.Cascade) and cascade.sizes == [(32, 32), (128, 128)]
+    small = cascade.stages[0].generate("red apple", steps=4, seed=1).tensor
+    drawn = cascade.generate("red apple", steps=4, seed=1).tensor
+    # The large picture is the small one with detail: its means are near the small one's pixels.
+    assert float((guided.degrade.box(drawn, 4) - small).abs().mean()) < 0.03
