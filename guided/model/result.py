@@ -23,6 +23,8 @@ from guided.model.sheet import sheet
 KEY = "guided"
 """The text chunk of a PNG that carries its record."""
 LINES = "images.jsonl"
+STRIP = 1 << 20
+"""Numbers that are rounded at once, so that memory does not grow with the picture."""
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -89,9 +91,14 @@ class Result(list[Image.Image]):
 def levels(tensor: Tensor, bits: int = 8) -> Array:
     """(B, C, H, W) in [-1, 1] -> (B, H, W, C) of `bits` bits, rounded to the nearest level."""
     top = 2**bits - 1
-    # Halves of a level are rounded the same way on every device: in float64, on the CPU.
-    scaled = ((tensor.double().cpu() + 1) * (top / 2)).clamp(0, top).round().permute(0, 2, 3, 1)
-    array: Array = scaled.numpy().astype(np.uint8 if bits == 8 else np.uint16)
+    count, channels, height, width = tensor.shape
+    array: Array = np.empty((count, height, width, channels), np.uint8 if bits == 8 else np.uint16)
+    step = max(1, STRIP // max(count * channels * width, 1))
+    for start in range(0, height, step):
+        rows = slice(start, start + step)
+        # Halves of a level are rounded the same way on every device: in float64, on the CPU.
+        scaled = ((tensor[:, :, rows].double().cpu() + 1) * (top / 2)).clamp(0, top).round()
+        array[:, rows] = scaled.permute(0, 2, 3, 1).numpy()
     return array
 
 

@@ -78,8 +78,7 @@ class Stage:
         top = _top(photo)
         window = self.part(photo.rgb)
         shape = window.shape[:2]
-        colour = picture.double().expand(3, -1, -1).permute(1, 2, 0).numpy()
-        drawn = Up((colour + 1) * (top / 2), shape)
+        drawn = _Stored(picture, top) if shape == self.size else Up(_Stored(picture, top)(slice(None)), shape)
         coarse = None if shape == self.size else Up(down(window, self.size), shape)
         mask = None if self.mask is None else self.part(self.mask)
         stored, colours = photo.stored.copy(), photo.rgb.copy()
@@ -113,6 +112,18 @@ class Stage:
             full, cover = int(np.iinfo(stored.dtype).max), alpha.astype(np.int64)
             shown = (shown * cover + full * (full - cover) + full // 2) // full
         colours[moved] = shown
+
+
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """A picture (3 or 1, h, w) in [-1, 1] as numbers from 0 to `top`, some of its rows at a time: (rows, w, 3)."""
+
+    picture: Tensor
+    top: float
+
+    def __call__(self, rows: slice) -> Array:
+        found: Array = self.picture[:, rows].double().expand(3, -1, -1).permute(1, 2, 0).numpy()
+        return (found + 1) * (self.top / 2)
 
 
 def staged(
