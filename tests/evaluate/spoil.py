@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from guided import Cascade
-from guided.degrade import Augment, Translation, parse
+from guided.degrade import Translation, parse
 from guided.model import Model
 
 FAULTS = ("under-trained", "colour bias", "wrong kernel", "augmentation not learnt", "wrong augmentation level")
@@ -29,11 +29,11 @@ def spoilt(source: Path, target: Path, fault: str, stage: int = 2, seed: int = 0
     elif fault == "colour bias":
         _tinted(model, (0.04 if stage > 1 else 0.15) * (1 + strength), seed % 3)
     elif fault == "wrong kernel":
-        _taught(model, tasks=("down(4, up='linear')", "down(4, 'nearest')")[seed % 2])
+        _taught(model, tasks=("down(4, up='linear')", "down(4, 'bicubic')")[seed % 2])
         if seed % 2:
-            cascade.stages[0].card["recipe"]["data"]["resize"] = "nearest"
+            cascade.stages[0].card["recipe"]["data"]["resize"] = "bicubic"
     elif fault == "augmentation not learnt":
-        _deaf(model, rng)
+        _deaf(model)
     elif fault == "wrong augmentation level":
         taught = model.translation
         assert taught is not None and taught.augment is not None
@@ -71,17 +71,11 @@ def _taught(model: Model, tasks: str) -> None:
     model.card["translate"] = Translation((parse(tasks),), old.augment).card()
 
 
-def _deaf(model: Model, rng: torch.Generator) -> None:
+def _deaf(model: Model) -> None:
     """Its embedding of the level says the same whatever it is told."""
     aug: Any = model.denoiser.network.vector.aug  # type: ignore[union-attr]
     for weights in aug.parameters():
         weights.data.zero_()
-
-
-def augmented(model: Model, augment: Augment) -> None:
-    """Let the card of a network claim that it was trained with an augmentation."""
-    assert model.translation is not None
-    model.card["translate"] = Translation(model.translation.tasks, augment).card()
 
 
 if __name__ == "__main__":
