@@ -77,7 +77,7 @@ def test_it_is_sdedit_written_out() -> None:
     assert found.records[0]["path"] == path.tolist()
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun", "dpmpp_2m", "eab3", "unipc3"])
+@pytest.mark.parametrize("solver", sorted(solvers.NAMES))
 def test_n_steps_asked_are_n_steps_run(solver: str) -> None:
     model = build.plain_model()
     counted = Counting(model)
