@@ -46,7 +46,7 @@ def evaluate(
     dtype: Dtype = "float32",
     as_json: Json = False,
 ) -> None:
-    """Measure what follows from the two: nearest captions, class accuracy, FD, KID, coverage, likelihood.
+    """Measure what follows from the two: nearest captions, class accuracy, FD, KID, precision, recall.
 
     Prints one table and writes one JSON.
     """

@@ -16,7 +16,7 @@ from guided.data.shapes import ShapesSource
 from guided.evaluate import retrieval
 from guided.evaluate.accuracy import class_accuracy, prompt_accuracy
 from guided.evaluate.classifier import Schedule, cached_classifier
-from guided.evaluate.distances import MOST, coverage, density, enough, frechet, kernel
+from guided.evaluate.distances import MOST, coverage, density, enough, frechet, kernel, precision, recall
 from guided.evaluate.features import Blur, Features, Thumbnail, nearest, unit
 from guided.evaluate.figures import Figure, mean
 from guided.evaluate.likelihood import elbo
@@ -175,10 +175,15 @@ def folder(pictures: Tensor, real: Real, judge: Classifier | None) -> Found:
 
 
 def distances(features: Tensor, reference: Tensor, floor: Tensor | None, at: str = "") -> list[Figure]:
-    """FD, KID, coverage and density of features against a reference, each with its floor; ValueError below their n."""
+    """FD, KID, precision, recall, coverage and density of features against a reference; ValueError below their n.
+
+    Each but density has its floor beside it, the same of real pictures that were kept out.
+    """
     return [
         frechet(features, reference, floor=floor, at=at),
         kernel(features, reference, floor=floor, at=at),
+        precision(features, reference, floor=floor, at=at),
+        recall(features, reference, floor=floor, at=at),
         coverage(features, reference, floor=floor, at=at),
         density(features, reference, at=at),
     ]
@@ -195,7 +200,8 @@ def _told_distances(space: Features, reference: Tensor, floor: Tensor | None) ->
     return {
         "features": space.name,
         "reference": f"{len(reference)} training pictures; floor: {0 if floor is None else len(floor)} kept out",
-        "distances": "FD in float64, biased by n; KID unbiased, degree 3; coverage and density with k = 5",
+        "distances": "FD in float64, biased by n; KID unbiased, degree 3; precision and recall with k = 3, "
+        "coverage and density with k = 5",
     }
 
 

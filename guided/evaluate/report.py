@@ -125,9 +125,9 @@ def evaluate(
       their base caption (all, the largest group, the others), and in the best way the held-out pairs of base and tone
       and the held-out bases. The split is that of the model's recipe.
     - A model of shapes: the exact parser's verdict on captions of colour-shape pairs that were never in training.
-    - A model of classes: class accuracy by a classifier, FD, KID, coverage and density, each against real pictures.
+    - A model of classes: class accuracy by a classifier, FD, KID, precision, recall, coverage and density.
     - A model that changes pictures: each of its tasks undone, beside the trivial answer.
-    - A folder: FD, KID, coverage and density.
+    - A folder: FD, KID, precision, recall, coverage and density.
 
     On a command line: `evaluate(MODEL, DATA, Options(n=captions, w=(1, 2, 4)), sheet=...)`, then `.show()` and
     `.save(FILE)`. Raises ValueError or FileNotFoundError where the two do not go together.

@@ -20,6 +20,8 @@ from tests.evaluate.test_classifier import trivial
 from tests.evaluate.toy import Captioned
 from tests.model import build
 
+DISTANCES = ["FD", "KID", "precision", "recall", "coverage", "density"]
+
 
 def write_classes(folder: pathlib.Path, n: int, seed: int = 0) -> pathlib.Path:
     """A class folder of the trivial textures."""
@@ -110,7 +112,7 @@ def test_a_model_of_classes_with_a_classifier_of_its_own(
     model = build.model("tiny-class", card=card)
     report = evaluate(model, data, Options(n=140, steps=1, epochs=0.3, batch=140), sheet=tmp_path / "s.png")
     names = [figure.name for figure in report.figures]
-    assert names == ["class accuracy", "FD", "KID", "coverage", "density"]
+    assert names == ["class accuracy", *DISTANCES]
     accuracy, fd = report.figures[:2]
     assert set(accuracy.beside) == {"chance", "real, held out"} and accuracy.beside["chance"] == 0.25
     assert accuracy.at == "w = 2" and fd.n == 140
@@ -135,17 +137,17 @@ def test_folders_of_pictures(tmp_path: pathlib.Path) -> None:
     for i, file in enumerate(sorted(real.rglob("*.png"))):
         (plain / f"{i}.png").write_bytes(file.read_bytes())
     same = evaluate(plain, plain)
-    assert [figure.name for figure in same.figures] == ["FD", "KID", "coverage", "density"]
+    assert [figure.name for figure in same.figures] == DISTANCES
     assert same.settings["features"] == "8 px means"
-    fd, _, covered, _ = same.figures
-    assert covered.value > 0.95 and fd.value < 1
+    fd, _, precise, recalled, covered, _ = same.figures
+    assert covered.value > 0.95 and fd.value < 1 and precise.value == recalled.value == 1
     noise = tmp_path / "noise"
     noise.mkdir()
     for i in range(400):
         array = torch.randint(0, 256, (16, 16, 3), generator=torch.Generator().manual_seed(i)).to(torch.uint8)
         Image.fromarray(array.numpy()).save(noise / f"{i}.png")
     other = evaluate(noise, plain)
-    assert other.figures[0].value > 10 * fd.value and other.figures[2].value < 0.1
+    assert other.figures[0].value > 10 * fd.value and all(f.value < 0.1 for f in other.figures[2:5])
     with pytest.raises(ValueError, match="at least 384 pictures"):
         few = tmp_path / "few"
         few.mkdir()
