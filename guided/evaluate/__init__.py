@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from guided.evaluate.accuracy import class_accuracy, prompt_accuracy
+    from guided.evaluate.accuracy import cas, class_accuracy, prompt_accuracy
     from guided.evaluate.classifier import cached_classifier, train_classifier
     from guided.evaluate.distances import coverage, density, frechet, kernel, precision, recall
     from guided.evaluate.features import Blur, Features, Thumbnail, nearest, self_retrieval
@@ -26,6 +26,7 @@ _PLACES = {
     "Report": "report",
     "Thumbnail": "features",
     "cached_classifier": "classifier",
+    "cas": "accuracy",
     "class_accuracy": "accuracy",
     "coverage": "distances",
     "density": "distances",
@@ -45,8 +46,17 @@ _PLACES = {
 }
 
 __all__ = ["Blur", "Bound", "Classifier", "Features", "Figure", "Options", "Report", "Thumbnail", "cached_classifier"]
-__all__ += ["class_accuracy", "coverage", "density", "elbo", "evaluate", "frechet", "is_model", "kernel", "nearest"]
-__all__ += ["precision", "prompt_accuracy", "recall", "self_retrieval", "share", "train_classifier", "wilson"]
+__all__ += ["cas", "class_accuracy", "coverage", "density", "elbo", "evaluate", "frechet", "is_model", "kernel"]
+__all__ += [
+    "nearest",
+    "precision",
+    "prompt_accuracy",
+    "recall",
+    "self_retrieval",
+    "share",
+    "train_classifier",
+    "wilson",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pathlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -118,6 +119,11 @@ def test_a_model_of_classes_with_a_classifier_of_its_own(
     assert accuracy.at == "w = 2" and fd.n == 140
     assert len(list((tmp_path / "cache" / "classifiers").iterdir())) == 1
     assert "of our classifier of data" in report.settings["features"]
+    taught = evaluate(model, data, Options(n=140, steps=1, epochs=0.3, batch=140, cas=True))
+    score = taught.figures[1]
+    assert score.name == "CAS" and set(score.beside) == {"chance", "of 140 real", "judge"} and score.at == "w = 2"
+    assert [f.json() for f in taught.figures if f.name != "CAS"] == [f.json() for f in report.figures]
+    assert f"{score.n} real pictures that neither the model nor the judge" in taught.settings["CAS"]
 
 
 def test_a_classifier_of_other_classes_is_refused(tmp_path: pathlib.Path) -> None:
@@ -183,6 +189,11 @@ def test_a_class_model_and_its_bound(tmp_path: pathlib.Path) -> None:
     data = write_classes(tmp_path / "more", 60)
     options = Options(n=50, classifier=tmp_path / "j", steps=1, batch=50, likelihood=2, moves=2)
     report = evaluate(build.model("tiny-class", card=card), data, options)
+    assert (
+        evaluate(build.model("tiny-class", card=card), data, replace(options, cas=True, epochs=0.1))
+        .settings["CAS"]
+        .endswith("that the judge was not trained on, but the model was")
+    )
     assert report.settings["reference"] == "60 training pictures; floor: 0 kept out"
     assert set(report.figures[0].beside) == {"chance"}
     assert [figure.name for figure in report.figures][-1] == "ELBO, bits/dim: training pictures"
