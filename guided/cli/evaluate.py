@@ -23,6 +23,7 @@ Guides = Annotated[
 Many = Annotated[int | None, typer.Option("--n", help="Pictures drawn each way.")]
 Judge = Annotated[str | None, typer.Option("--classifier", help="The folder of one; trained on DATA by default.")]
 Bound = Annotated[int, typer.Option("--likelihood", help="Pictures whose ELBO is computed; 0: none.")]
+Taught = Annotated[bool, typer.Option("--cas", help="Also train a classifier on what was drawn of classes.")]
 Sheet = Annotated[pathlib.Path | None, typer.Option("--sheet", help="A contact sheet of what was drawn.")]
 
 
@@ -40,13 +41,14 @@ def evaluate(
     size: Annotated[int | None, typer.Option("--size", help="Side at which two folders are compared.")] = None,
     classifier: Judge = None,
     likelihood: Bound = 0,
+    cas: Taught = False,
     sheet: Sheet = None,
     out: Annotated[pathlib.Path | None, typer.Option("--out", help="The JSON; NAME-eval.json by default.")] = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
     as_json: Json = False,
 ) -> None:
-    """Measure what follows from the two: nearest captions, class accuracy, FD, KID, coverage, likelihood.
+    """Measure what follows from the two: nearest captions, class accuracy, FD, KID, precision, recall.
 
     Prints one table and writes one JSON.
     """
@@ -54,7 +56,7 @@ def evaluate(
 
     options = judging.Options(
         n=n, w=_weights(w), guide=tuple(guide or ()), steps=steps, solver=solver, seed=seed, batch=batch,
-        classifier=classifier, likelihood=likelihood, size=size,
+        classifier=classifier, likelihood=likelihood, size=size, cas=cas,
     )  # fmt: skip
     judged: Model | str = common.open_model(subject, device, dtype) if judging.is_model(subject) else subject
     target = out or pathlib.Path(f"{pathlib.PurePath(subject).name or 'model'}-eval.json")

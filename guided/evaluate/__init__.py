@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from guided.evaluate.accuracy import class_accuracy, prompt_accuracy
+    from guided.evaluate.accuracy import cas, class_accuracy, prompt_accuracy
     from guided.evaluate.classifier import cached_classifier, train_classifier
-    from guided.evaluate.distances import coverage, density, frechet, kernel
+    from guided.evaluate.distances import coverage, density, frechet, kernel, precision, recall
     from guided.evaluate.features import Blur, Features, Thumbnail, nearest, self_retrieval
     from guided.evaluate.figures import Figure, share, wilson
     from guided.evaluate.likelihood import Bound, elbo
@@ -26,6 +26,7 @@ _PLACES = {
     "Report": "report",
     "Thumbnail": "features",
     "cached_classifier": "classifier",
+    "cas": "accuracy",
     "class_accuracy": "accuracy",
     "coverage": "distances",
     "density": "distances",
@@ -35,7 +36,9 @@ _PLACES = {
     "is_model": "report",
     "kernel": "distances",
     "nearest": "features",
+    "precision": "distances",
     "prompt_accuracy": "accuracy",
+    "recall": "distances",
     "self_retrieval": "features",
     "share": "figures",
     "train_classifier": "classifier",
@@ -43,8 +46,17 @@ _PLACES = {
 }
 
 __all__ = ["Blur", "Bound", "Classifier", "Features", "Figure", "Options", "Report", "Thumbnail", "cached_classifier"]
-__all__ += ["class_accuracy", "coverage", "density", "elbo", "evaluate", "frechet", "is_model", "kernel", "nearest"]
-__all__ += ["prompt_accuracy", "self_retrieval", "share", "train_classifier", "wilson"]
+__all__ += ["cas", "class_accuracy", "coverage", "density", "elbo", "evaluate", "frechet", "is_model", "kernel"]
+__all__ += [
+    "nearest",
+    "precision",
+    "prompt_accuracy",
+    "recall",
+    "self_retrieval",
+    "share",
+    "train_classifier",
+    "wilson",
+]
 
 
 def __getattr__(name: str) -> Any:

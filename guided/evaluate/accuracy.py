@@ -1,15 +1,17 @@
-"""Whether pictures show what was asked for: the class by a classifier, the scene by the exact parser."""
+"""Whether pictures show what was asked for, by a classifier or exact parsing, and whether they teach it to others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from guided.data.shapes import Scene, ShapesSource, read, score
+from guided.evaluate.classifier import Schedule, Watch, train_classifier
 from guided.evaluate.figures import Figure, share
-from guided.evaluate.network import Classifier
+from guided.evaluate.network import Classifier, ClassifierConfig
 
 
 def class_accuracy(
@@ -29,6 +31,32 @@ def class_accuracy(
         at,
         {"chance": 1 / classifier.config.classes, **(beside or {})},
     )
+
+
+def cas(
+    pictures: Tensor,
+    labels: Sequence[int],
+    names: Sequence[str],
+    test: tuple[Tensor, Sequence[int]],
+    schedule: Schedule | None = None,
+    *,
+    at: str = "",
+    beside: Mapping[str, float] | None = None,
+    config: ClassifierConfig | None = None,
+    device: torch.device | str = "cpu",
+    watch: Watch | None = None,
+) -> Figure:
+    """The classification accuracy score (Ravuri & Vinyals 2019): what a classifier learns from drawn pictures alone.
+
+    It is trained on pictures uint8 (N, C, H, W) with the labels they were drawn for, and tested on real ones it never
+    saw. Classes that are confused, missing or all alike cost it accuracy, which the class accuracy of the drawn ones
+    does not see. Hold it against the same of as many real pictures. The interval is Wilson's over the test pictures.
+    Raises ValueError without test pictures, and what `train_classifier` raises.
+    """
+    if not len(test[0]):
+        raise ValueError("CAS: no real pictures were kept out to test on; split the data with a hold_out share")
+    learnt = train_classifier(pictures, labels, names, schedule, config=config, device=device, watch=watch)
+    return replace(class_accuracy(learnt, *test, at, dict(beside or {})), name="CAS")
 
 
 def prompt_accuracy(pictures: Tensor, captions: Sequence[str], at: str = "") -> list[Figure]:

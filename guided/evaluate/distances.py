@@ -1,8 +1,8 @@
-"""Distances between two sets of pictures in a feature space: Frechet, kernel, coverage and density.
+"""Distances between two sets of pictures in a feature space: Frechet, kernel; precision and recall; coverage, density.
 
-The second set is the reference and stays as it is; intervals are over resamplings of the first. Each distance depends
-on the number of pictures, so it is printed with it, and beside it the same distance between real pictures that were
-kept apart and the reference (the floor).
+The second set is the reference and stays as it is; intervals say what another set of as many pictures of the first law
+would give. Each distance depends on the number of pictures, so it is printed with it, and beside it the same distance
+between real pictures that were kept apart and the reference (the floor).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from guided.evaluate.features import batches
-from guided.evaluate.figures import DRAWS, Figure, bootstrap, wilson
+from guided.evaluate.figures import DRAWS, Figure, bootstrap, share, wilson
 
 LEAST = 50
-"""Pictures that the kernel distance and coverage need in each set."""
+"""Pictures that the kernel distance and the shares need in each set."""
 MOST = 20_000
 CHUNK = 1024
 
@@ -124,20 +124,31 @@ def coverage(features: Tensor, reference: Tensor, *, k: int = 5, floor: Tensor |
 
     features (N, F), reference (M, F), floor (K, F) (Naeem et al. 2020, eq. 10). It measures variety. At N = M two
     draws of one law reach 1 - 2^-k at most, 97 % for k = 5; fewer pictures than reference ones reach less, so the
-    reference is cut to N rows. The interval is Wilson's over the reference pictures. Raises ValueError for fewer than
-    50 pictures a set, and for more than 20,000.
+    reference is cut to N rows. The interval is the jackknife's over the pictures. Raises ValueError for fewer than 50
+    pictures a set, and for more than 20,000.
     """
     _check("coverage", features, reference, LEAST, f"{LEAST}")
     kept = _thinned(reference, len(features)).double()
-    radius = _radii(kept, k)
-    hits = float((_reach(kept, features.double()) < radius).sum())
+    met, only = _reach(kept, features.double(), _radii(kept, k))
+    value = float(met.double().mean())
     beside = {}
     if floor is not None and len(floor) >= LEAST:
         some = _thinned(floor, len(features)).double()
         fair = _thinned(reference, len(some)).double()
-        beside[f"real (n = {len(some)})"] = float((_reach(fair, some) < _radii(fair, k)).double().mean())
-    low, high = wilson(hits, len(kept))
-    return Figure("coverage", hits / len(kept), low, high, len(features), at, beside, percent=True)
+        beside[f"real (n = {len(some)})"] = float(_reach(fair, some, _radii(fair, k))[0].double().mean())
+    low, high = _jackknife(value, value - only / len(kept), len(kept))
+    return Figure("coverage", value, low, high, len(features), at, beside, percent=True)
+
+
+def _reach(reference: Tensor, x: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+    """(M,) bool: the reference rows with a row of x within their radius; (N,): how many each row of x alone meets."""
+    met, only = [], torch.zeros(len(x), dtype=torch.float64)
+    for part, limit in zip(batches(reference, CHUNK), batches(radius, CHUNK), strict=True):
+        near = torch.cdist(part, x) < limit[:, None]
+        count = near.sum(1)
+        met.append(count > 0)
+        only += near[count == 1].double().sum(0)
+    return torch.cat(met), only
 
 
 def density(features: Tensor, reference: Tensor, *, k: int = 5, at: str = "", draws: int = DRAWS) -> Figure:
@@ -156,6 +167,87 @@ def density(features: Tensor, reference: Tensor, *, k: int = 5, at: str = "", dr
     return Figure("density", float(inside.mean()), low, high, len(inside), at)
 
 
+def precision(features: Tensor, reference: Tensor, *, k: int = 3, floor: Tensor | None = None, at: str = "") -> Figure:
+    """The share of pictures that lie within the k-th neighbour's distance of some reference picture.
+
+    features (N, F), reference (M, F), floor (K, F) (Kynkaanniemi et al. 2019, eq. 1 and 2). It measures fidelity: a
+    picture counts as soon as one neighbourhood holds it, so a single outlier among the reference ones admits many. Both
+    sets are cut to min(N, M) rows, spread evenly, as both k-th distances shrink with n. The interval is Wilson's over
+    the pictures. Raises ValueError for fewer than 50 pictures a set, and for more than 20,000.
+    """
+    _check("precision", features, reference, LEAST, f"{LEAST}")
+    x, y = _even(features, reference)
+    beside = {}
+    if floor is not None and len(floor) >= LEAST:
+        own, fair = _even(_thinned(floor, len(x)), reference)
+        beside[f"real (n = {len(own)})"] = float(_inside(own, fair, k).double().mean())
+    return share("precision", _inside(x, y, k), at, beside)
+
+
+def _inside(x: Tensor, y: Tensor, k: int) -> Tensor:
+    """(N,) bool: whether a row of x is no further from some row of y than that row's k-th nearest other row of y."""
+    radius = _radii(y, k)
+    return torch.cat([(torch.cdist(part, y) <= radius).any(1) for part in batches(x, CHUNK)])
+
+
+def recall(features: Tensor, reference: Tensor, *, k: int = 3, floor: Tensor | None = None, at: str = "") -> Figure:
+    """The share of reference pictures that lie within the k-th neighbour's distance of some picture of the set.
+
+    As `precision`, the two sets having changed places. It measures variety; the neighbourhoods are those of the set, so
+    that one wild picture in it admits many reference ones, where `coverage` does not let it. The interval is the
+    jackknife's over the pictures. Raises ValueError as `precision` does.
+    """
+    _check("recall", features, reference, LEAST, f"{LEAST}")
+    x, y = _even(features, reference)
+    value, without = _recalled(x, y, k)
+    beside = {}
+    if floor is not None and len(floor) >= LEAST:
+        own, fair = _even(_thinned(floor, len(x)), reference)
+        beside[f"real (n = {len(own)})"] = float(_inside(fair, own, k).double().mean())
+    low, high = _jackknife(value, without, len(x))
+    return Figure("recall", value, low, high, len(x), at, beside, percent=True)
+
+
+def _recalled(x: Tensor, y: Tensor, k: int) -> tuple[float, Tensor]:
+    """The share of rows of y inside a neighbourhood of x, and (N,) what it is without each row of x in turn."""
+    found = [torch.cdist(part, x).topk(min(k + 2, len(x)), largest=False) for part in batches(x, CHUNK)]
+    distance = torch.cat([part.values for part in found])
+    radius = _radii(x, k)
+    # Without one of its neighbours, a neighbourhood reaches to the one after the k-th; column 0 is the row itself.
+    wider, neighbours = distance[:, min(k + 1, len(x) - 1)], torch.cat([part.indices for part in found])[:, 1 : k + 1]
+    hits, without = 0.0, torch.zeros(len(x), dtype=torch.float64)
+    for part in batches(y, CHUNK):
+        away = torch.cdist(x, part)
+        near = away <= radius[:, None]
+        count = near.sum(0)
+        hits += float((count > 0).sum())
+        reached = (away <= wider[:, None]).to(torch.int32)
+        regained = torch.zeros_like(reached)
+        for column in neighbours.T:
+            regained.index_add_(0, column, reached)
+        without += ((count - near.long() > 0) | (regained > 0)).double().sum(1)
+    return hits / len(y), without / len(y)
+
+
+def _jackknife(value: float, without: Tensor, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share of n from what it is without each picture in turn (N,): Wilson's at its own error.
+
+    The rows of the other set share their neighbours, so they are not independent and Wilson's interval over them would
+    be too narrow. The jackknife's error is that over fresh pictures, on average never too small (Efron & Stein 1981);
+    Wilson's interval is that of as many independent rows as have this error, at most n. It stays in [0, 1].
+    """
+    square = float((without - without.mean()).square().sum()) * (len(without) - 1) / len(without)
+    alike = value * (1 - value) / square if square > 0 and 0 < value < 1 else n
+    alike = min(max(alike, 1.0), n)
+    return wilson(value * alike, alike)
+
+
+def _even(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float64, of as many rows."""
+    n = min(len(x), len(y))
+    return _thinned(x, n).double(), _thinned(y, n).double()
+
+
 def _radii(x: Tensor, k: int) -> Tensor:
     """(N,): the distance of each row to its k-th nearest other row."""
     if not 1 <= k < len(x):
@@ -164,18 +256,13 @@ def _radii(x: Tensor, k: int) -> Tensor:
     return torch.cat([torch.cdist(part, x).kthvalue(k + 1, 1).values for part in batches(x, CHUNK)])
 
 
-def _reach(reference: Tensor, x: Tensor) -> Tensor:
-    """(M,): the distance of each reference row to the nearest row of x."""
-    return torch.cat([torch.cdist(part, x).min(1).values for part in batches(reference, CHUNK)])
-
-
 def _thinned(x: Tensor, n: int) -> Tensor:
     """At most n rows, spread evenly."""
     return x if len(x) <= n else x[torch.arange(n) * len(x) // n]
 
 
 def enough(n: int, reference: int, dim: int) -> None:
-    """Raise ValueError, before any long work, where there are too few pictures for all four distances."""
+    """Raise ValueError, before any long work, where there are too few pictures for all of the distances."""
     least = max(LEAST, 2 * dim)
     if min(n, reference) < least:
         raise ValueError(

@@ -54,7 +54,7 @@ class Figure:
         return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in values.items()}
 
 
-def wilson(hits: float, n: int) -> tuple[float, float]:
+def wilson(hits: float, n: float) -> tuple[float, float]:
     """The 95 % interval of a share by Wilson's score (1927); it stays in [0, 1] and is sound at 0 and n hits.
 
     Raises ValueError unless 0 <= hits <= n and n >= 1.

@@ -14,9 +14,9 @@ from guided import path as paths
 from guided.cond import Cond
 from guided.data.shapes import ShapesSource
 from guided.evaluate import retrieval
-from guided.evaluate.accuracy import class_accuracy, prompt_accuracy
+from guided.evaluate.accuracy import cas, class_accuracy, prompt_accuracy
 from guided.evaluate.classifier import Schedule, cached_classifier
-from guided.evaluate.distances import MOST, coverage, density, enough, frechet, kernel
+from guided.evaluate.distances import MOST, coverage, density, enough, frechet, kernel, precision, recall
 from guided.evaluate.features import Blur, Features, Thumbnail, nearest, unit
 from guided.evaluate.figures import Figure, mean
 from guided.evaluate.likelihood import elbo
@@ -144,11 +144,17 @@ def shapes(artist: Artist, ways: Sequence[How], n: int) -> Found:
     return Found(figures, settings, None if shown is None else shown[:64], texts[:64])
 
 
-def classes(artist: Artist, real: Real, ways: Sequence[How], n: int, judge: Classifier) -> Found:
-    """A set of classes: class accuracy, and distances to the training pictures, of n pictures, all classes as many."""
+def classes(
+    artist: Artist, real: Real, ways: Sequence[How], n: int, judge: Classifier, taught: Schedule | None = None
+) -> Found:
+    """A set of classes: class accuracy, and distances to the training pictures, of n pictures, all classes as many.
+
+    taught: how a classifier is trained on the drawn pictures, for their CAS; None for none.
+    """
     if list(artist.model.classes) != list(judge.names):
         raise ValueError(f"the model draws {list(artist.model.classes)}, the classifier knows {list(judge.names)}")
     enough(n, len(real.split.train), judge.config.features)
+    exam = None if taught is None else _exam(real, judge, n, taught)
     labels = [i % len(judge.names) for i in range(n)]
     reference, floor = _sides(real, judge.space)
     held, rows = real.read(real.split.held_bases) if real.split.held_bases else (None, [])
@@ -161,8 +167,12 @@ def classes(artist: Artist, real: Real, ways: Sequence[How], n: int, judge: Clas
         shown = artist.pictures(how, labels=labels)
         at = told(how)
         figures.append(class_accuracy(judge, shown, labels, at, beside))
+        if exam is not None:
+            device = artist.model.device
+            score = cas(shown, labels, judge.names, exam.test, taught, at=at, beside=exam.beside, device=device)
+            figures.append(score)
         figures += distances(judge.space(shown), reference, floor, at)
-    settings = _told_distances(judge.space, reference, floor)
+    settings = _told_distances(judge.space, reference, floor) | ({} if exam is None else {"CAS": exam.told})
     return Found(figures, settings, None if shown is None else shown[:64], [judge.names[i] for i in labels[:64]])
 
 
@@ -175,10 +185,15 @@ def folder(pictures: Tensor, real: Real, judge: Classifier | None) -> Found:
 
 
 def distances(features: Tensor, reference: Tensor, floor: Tensor | None, at: str = "") -> list[Figure]:
-    """FD, KID, coverage and density of features against a reference, each with its floor; ValueError below their n."""
+    """FD, KID, precision, recall, coverage and density of features against a reference; ValueError below their n.
+
+    Each but density has its floor beside it, the same of real pictures that were kept out.
+    """
     return [
         frechet(features, reference, floor=floor, at=at),
         kernel(features, reference, floor=floor, at=at),
+        precision(features, reference, floor=floor, at=at),
+        recall(features, reference, floor=floor, at=at),
         coverage(features, reference, floor=floor, at=at),
         density(features, reference, at=at),
     ]
@@ -195,7 +210,8 @@ def _told_distances(space: Features, reference: Tensor, floor: Tensor | None) ->
     return {
         "features": space.name,
         "reference": f"{len(reference)} training pictures; floor: {0 if floor is None else len(floor)} kept out",
-        "distances": "FD in float64, biased by n; KID unbiased, degree 3; coverage and density with k = 5",
+        "distances": "FD in float64, biased by n; KID unbiased, degree 3; precision and recall with k = 3, "
+        "coverage and density with k = 5",
     }
 
 
@@ -205,6 +221,42 @@ def classified(real: Real) -> tuple[tuple[Tensor, list[int]], tuple[Tensor, list
     read, rows = real.read(split.train)
     test, kept = real.read(split.held_bases) if split.held_bases else (read[:0], [])
     return (read, real.labels(rows)), (test, real.labels(kept))
+
+
+@dataclass(frozen=True, eq=False)
+class _Exam:
+    """Real pictures and labels to test classifiers on, what to hold the result against, and which pictures they are."""
+
+    test: tuple[Tensor, list[int]]
+    beside: dict[str, float]
+    told: str
+
+
+def _exam(real: Real, judge: Classifier, n: int, schedule: Schedule) -> _Exam:
+    """The test of classifiers taught by n drawn pictures, with what the judge and n real pictures reach in it.
+
+    The pictures are those that neither the model nor the judge was trained on; the judge's own test pictures, where
+    the model was trained on everything.
+    """
+    if list(real.source.classes) != list(judge.names):
+        raise ValueError(f"the data has classes {list(real.source.classes)}, the classifier {list(judge.names)}")
+    split = data.split(real.records, share=TEST, pairs=0, key=by_name)
+    unseen = set(real.split.held_bases) & set(split.held_bases)
+    read, rows = real.read(sorted(unseen) or split.held_bases)
+    test = (read, real.labels(rows))
+    some, taught = real.read(thinned(split.train, n))
+    same = cas(some, real.labels(taught), judge.names, test, schedule)
+    own = class_accuracy(judge, *test)
+    who = (
+        "neither the model nor the judge was trained on"
+        if unseen
+        else "the judge was not trained on, but the model was"
+    )
+    return _Exam(
+        test,
+        {f"of {len(taught)} real": same.value, "judge": own.value},
+        f"classifiers of {schedule.epochs:g} passes, tested on {len(rows)} real pictures that {who}",
+    )
 
 
 def title(real: Real) -> str:

@@ -39,7 +39,7 @@ class Options:
     and guides as text; by default the card's weight. steps, solver: the card's by default. classifier: the folder of
     one; by default it is trained on the labelled real pictures, `epochs` passes, and kept in the cache. likelihood:
     pictures a part whose ELBO is computed at `moves` noise levels, 0 for none. size: side in pixels at which folders
-    are compared, their own by default.
+    are compared, their own by default. cas: also train a classifier on the pictures drawn of classes, for `epochs`.
     """
 
     n: int | None = None
@@ -54,6 +54,7 @@ class Options:
     likelihood: int = 0
     moves: int = 100
     size: int | None = None
+    cas: bool = False
 
     def __post_init__(self) -> None:
         for name, value, least in (("n", self.n, 1), ("batch", self.batch, 1), ("likelihood", self.likelihood, 0)):
@@ -125,9 +126,9 @@ def evaluate(
       their base caption (all, the largest group, the others), and in the best way the held-out pairs of base and tone
       and the held-out bases. The split is that of the model's recipe.
     - A model of shapes: the exact parser's verdict on captions of colour-shape pairs that were never in training.
-    - A model of classes: class accuracy by a classifier, FD, KID, coverage and density, each against real pictures.
+    - A model of classes: class accuracy by a classifier, FD, KID, precision, recall, coverage and density.
     - A model that changes pictures: each of its tasks undone, beside the trivial answer.
-    - A folder: FD, KID, coverage and density.
+    - A folder: FD, KID, precision, recall, coverage and density.
 
     On a command line: `evaluate(MODEL, DATA, Options(n=captions, w=(1, 2, 4)), sheet=...)`, then `.show()` and
     `.save(FILE)`. Raises ValueError or FileNotFoundError where the two do not go together.
@@ -178,7 +179,8 @@ def _judged(artist: Artist, pictures: Real, ways: Sequence[How], options: Option
             raise ValueError(f"{model.name} draws classes, but the data has none; give labelled pictures")
         judge = _judge(pictures, options, watch)
         assert judge is not None
-        return measures.classes(artist, pictures, ways, options.n or DRAWN, judge)
+        taught = Schedule(epochs=options.epochs) if options.cas else None
+        return measures.classes(artist, pictures, ways, options.n or DRAWN, judge, taught)
     drawn = artist.pictures(None, n=options.n or DRAWN)
     return measures.folder(drawn, pictures, _judge(pictures, options, watch))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guided.data.shapes import ShapesSource
-from guided.evaluate.accuracy import class_accuracy, prompt_accuracy
+from guided.evaluate.accuracy import cas, class_accuracy, prompt_accuracy
 from guided.evaluate.classifier import Schedule, augmented, cached_classifier, train_classifier
 from guided.evaluate.network import CARD, WEIGHTS, Classifier, ClassifierConfig
 
@@ -167,3 +167,19 @@ def test_prompt_accuracy_of_true_renders_is_perfect_and_of_wrong_ones_is_chance(
 def test_class_accuracy_needs_a_label_a_picture(judge: Classifier) -> None:
     with pytest.raises(ValueError, match="a label a picture"):
         class_accuracy(judge, *(part[:3] if isinstance(part, Tensor) else part for part in trivial(5, 0)))  # type: ignore[arg-type]
+
+
+def test_cas_is_what_the_pictures_teach() -> None:
+    pictures, labels = trivial(480, 0)
+    test = trivial(100, 1)
+    taught = cas(pictures, labels, NAMES, test, QUICK, config=SMALL, at="w = 2", beside={"judge": 0.9})
+    assert taught.name == "CAS" and taught.value >= 0.95 and taught.n == 100 and taught.at == "w = 2"
+    assert taught.beside == {"chance": pytest.approx(1 / 3), "judge": 0.9}
+    # Dots that were never drawn cannot be learnt, however right every picture is.
+    kept = torch.tensor(labels) != 2
+    lacking = cas(pictures[kept], [label for label in labels if label != 2], NAMES, test, QUICK, config=SMALL)
+    assert lacking.value == pytest.approx(1 - sum(label == 2 for label in test[1]) / 100, abs=0.05)
+    wrong = cas(pictures, [(label + 1) % 3 for label in labels], NAMES, test, QUICK, config=SMALL)
+    assert wrong.value < 0.05
+    with pytest.raises(ValueError, match="no real pictures were kept out"):
+        cas(pictures, labels, NAMES, (pictures[:0], []), QUICK)

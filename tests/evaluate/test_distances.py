@@ -7,7 +7,8 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from guided.evaluate.distances import coverage, density, frechet, kernel
+from guided.evaluate import distances
+from guided.evaluate.distances import coverage, density, frechet, kernel, precision, recall
 from guided.evaluate.figures import Figure
 
 
@@ -94,6 +95,48 @@ def test_coverage_of_one_law_is_what_naeem_et_al_derive() -> None:
     assert sum(dense) / 10 == pytest.approx(1, abs=0.06)
 
 
+def test_precision_and_recall_by_counting() -> None:
+    reference = torch.arange(60, dtype=torch.float64)[:, None]
+    assert precision(reference, reference, k=1).value == recall(reference, reference, k=1).value == 1.0
+    # Rows 40 to 99 against 0 to 59: up to 60 they are at most 1 from a reference row, whose neighbourhood is closed.
+    assert precision(reference + 40, reference, k=1).value == pytest.approx(21 / 60)
+    assert precision(reference + 40, reference, k=3).value == pytest.approx((21 + 2) / 60), "the last reaches to 3"
+    # The set is 0, 2, ..., 118, each reaching 2; the reference 59 ends within.
+    assert recall(2 * reference, reference, k=1).value == 1.0
+    assert recall(2 * reference + 30, reference, k=1).value == pytest.approx(32 / 60), "28 to 59 are reached"
+    far = reference + 1e6
+    assert precision(far, reference).value == recall(far, reference).value == 0.0
+
+
+def test_recall_trusts_one_wild_picture_where_coverage_does_not() -> None:
+    reference, collapsed = draw(100, 4, 0), draw(100, 4, 1, scale=0.05)
+    wild = torch.cat([collapsed[:-1], torch.full((1, 4), 50.0, dtype=torch.float64)])
+    assert recall(collapsed, reference).value == 0.0
+    one = recall(wild, reference)
+    assert one.value > 0.3 and one.low < 0.1 and one.high > 0.8, "its interval says that it hangs on one picture"
+    assert coverage(wild, reference).value < 0.3
+    assert precision(collapsed, reference).value == 1.0
+
+
+def test_both_sets_are_cut_to_as_many() -> None:
+    x, y = draw(200, 4, 0, shift=0.5), draw(100, 4, 1)
+    for share in (precision, recall):
+        few = share(x[torch.arange(100) * 2], y)
+        assert share(x, y).value == few.value and share(x, y).n == 100
+        assert share(y, x).value == share(y, x[torch.arange(100) * 2]).value
+
+
+def test_the_jackknife_leaves_out_each_picture_in_turn() -> None:
+    x, y = draw(60, 3, 1), draw(55, 3, 2, shift=0.5)
+    each = [torch.cat([x[:i], x[i + 1 :]]) for i in range(60)]
+    value, without = distances._recalled(x, y, 3)
+    assert value == float(distances._inside(y, x, 3).double().mean())
+    assert without.tolist() == [float(distances._inside(y, some, 3).double().mean()) for some in each]
+    radius = distances._radii(y, 5)
+    met, only = distances._reach(y, x, radius)
+    assert (met.sum() - only).tolist() == [float(distances._reach(y, some, radius)[0].sum()) for some in each]
+
+
 def test_a_collapsed_set_is_dense_and_covers_little() -> None:
     reference = draw(400, 4, 0)
     collapsed = draw(400, 4, 1, scale=0.1)
@@ -105,11 +148,15 @@ def test_floors_are_the_same_distance_of_real_pictures() -> None:
     x, y, z = draw(120, 4, 0, shift=1.0), draw(400, 4, 1), draw(90, 4, 2)
     assert frechet(x, y, floor=z, draws=5).beside == {"floor (n = 90)": frechet(z, y, draws=5).value}
     assert kernel(x, y, floor=z, draws=5).beside["floor (n = 90)"] == pytest.approx(kernel(z, y, draws=5).value)
-    assert coverage(x, y, floor=z).beside == {"real (n = 90)": coverage(z, y).value}
+    for share in (coverage, precision, recall):
+        assert share(x, y, floor=z).beside == {"real (n = 90)": share(z, y).value}
     assert frechet(x, y, floor=z[:5], draws=5).beside == {}, "a floor of too few says nothing"
 
 
-@pytest.mark.parametrize(("distance", "least"), [(frechet, 128), (kernel, 50), (coverage, 50), (density, 50)])
+@pytest.mark.parametrize(
+    ("distance", "least"),
+    [(frechet, 128), (kernel, 50), (precision, 50), (recall, 50), (coverage, 50), (density, 50)],
+)
 def test_too_few_pictures_are_refused(distance: object, least: int) -> None:
     many, few = draw(200, 64, 0), draw(least - 1, 64, 1)
     for pair in ((few, many), (many, few)):

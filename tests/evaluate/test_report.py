@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pathlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from guided.evaluate.network import ClassifierConfig
 from tests.evaluate.test_classifier import trivial
 from tests.evaluate.toy import Captioned
 from tests.model import build
+
+DISTANCES = ["FD", "KID", "precision", "recall", "coverage", "density"]
 
 
 def write_classes(folder: pathlib.Path, n: int, seed: int = 0) -> pathlib.Path:
@@ -110,12 +113,17 @@ def test_a_model_of_classes_with_a_classifier_of_its_own(
     model = build.model("tiny-class", card=card)
     report = evaluate(model, data, Options(n=140, steps=1, epochs=0.3, batch=140), sheet=tmp_path / "s.png")
     names = [figure.name for figure in report.figures]
-    assert names == ["class accuracy", "FD", "KID", "coverage", "density"]
+    assert names == ["class accuracy", *DISTANCES]
     accuracy, fd = report.figures[:2]
     assert set(accuracy.beside) == {"chance", "real, held out"} and accuracy.beside["chance"] == 0.25
     assert accuracy.at == "w = 2" and fd.n == 140
     assert len(list((tmp_path / "cache" / "classifiers").iterdir())) == 1
     assert "of our classifier of data" in report.settings["features"]
+    taught = evaluate(model, data, Options(n=140, steps=1, epochs=0.3, batch=140, cas=True))
+    score = taught.figures[1]
+    assert score.name == "CAS" and set(score.beside) == {"chance", "of 140 real", "judge"} and score.at == "w = 2"
+    assert [f.json() for f in taught.figures if f.name != "CAS"] == [f.json() for f in report.figures]
+    assert f"{score.n} real pictures that neither the model nor the judge" in taught.settings["CAS"]
 
 
 def test_a_classifier_of_other_classes_is_refused(tmp_path: pathlib.Path) -> None:
@@ -135,17 +143,17 @@ def test_folders_of_pictures(tmp_path: pathlib.Path) -> None:
     for i, file in enumerate(sorted(real.rglob("*.png"))):
         (plain / f"{i}.png").write_bytes(file.read_bytes())
     same = evaluate(plain, plain)
-    assert [figure.name for figure in same.figures] == ["FD", "KID", "coverage", "density"]
+    assert [figure.name for figure in same.figures] == DISTANCES
     assert same.settings["features"] == "8 px means"
-    fd, _, covered, _ = same.figures
-    assert covered.value > 0.95 and fd.value < 1
+    fd, _, precise, recalled, covered, _ = same.figures
+    assert covered.value > 0.95 and fd.value < 1 and precise.value == recalled.value == 1
     noise = tmp_path / "noise"
     noise.mkdir()
     for i in range(400):
         array = torch.randint(0, 256, (16, 16, 3), generator=torch.Generator().manual_seed(i)).to(torch.uint8)
         Image.fromarray(array.numpy()).save(noise / f"{i}.png")
     other = evaluate(noise, plain)
-    assert other.figures[0].value > 10 * fd.value and other.figures[2].value < 0.1
+    assert other.figures[0].value > 10 * fd.value and all(f.value < 0.1 for f in other.figures[2:5])
     with pytest.raises(ValueError, match="at least 384 pictures"):
         few = tmp_path / "few"
         few.mkdir()
@@ -181,6 +189,11 @@ def test_a_class_model_and_its_bound(tmp_path: pathlib.Path) -> None:
     data = write_classes(tmp_path / "more", 60)
     options = Options(n=50, classifier=tmp_path / "j", steps=1, batch=50, likelihood=2, moves=2)
     report = evaluate(build.model("tiny-class", card=card), data, options)
+    assert (
+        evaluate(build.model("tiny-class", card=card), data, replace(options, cas=True, epochs=0.1))
+        .settings["CAS"]
+        .endswith("that the judge was not trained on, but the model was")
+    )
     assert report.settings["reference"] == "60 training pictures; floor: 0 kept out"
     assert set(report.figures[0].beside) == {"chance"}
     assert [figure.name for figure in report.figures][-1] == "ELBO, bits/dim: training pictures"
