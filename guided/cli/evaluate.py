@@ -24,6 +24,11 @@ Many = Annotated[int | None, typer.Option("--n", help="Pictures drawn each way."
 Judge = Annotated[str | None, typer.Option("--classifier", help="The folder of one; trained on DATA by default.")]
 Bound = Annotated[int, typer.Option("--likelihood", help="Pictures whose ELBO is computed; 0: none.")]
 Taught = Annotated[bool, typer.Option("--cas", help="Also train a classifier on what was drawn of classes.")]
+Fit = Annotated[str | None, typer.Option("--clip", metavar="FOLDER_OR_ID", help="A CLIP, for CLIPScore.")]
+Seen = Annotated[
+    str | None,
+    typer.Option("--features", metavar="FOLDER_OR_ID", help="A CLIP or DINOv2, whose features distances use."),
+]
 Sheet = Annotated[pathlib.Path | None, typer.Option("--sheet", help="A contact sheet of what was drawn.")]
 
 
@@ -42,6 +47,8 @@ def evaluate(
     classifier: Judge = None,
     likelihood: Bound = 0,
     cas: Taught = False,
+    clip: Fit = None,
+    features: Seen = None,
     sheet: Sheet = None,
     out: Annotated[pathlib.Path | None, typer.Option("--out", help="The JSON; NAME-eval.json by default.")] = None,
     device: Device = "auto",
@@ -57,8 +64,9 @@ def evaluate(
     options = judging.Options(
         n=n, w=_weights(w), guide=tuple(guide or ()), steps=steps, solver=solver, seed=seed, batch=batch,
         classifier=classifier, likelihood=likelihood, size=size, cas=cas,
+        clip=clip, features=features, device=None if judging.is_model(subject) else common.device_of(device),
     )  # fmt: skip
-    judged: Model | str = common.open_model(subject, device, dtype) if judging.is_model(subject) else subject
+    judged: Model | str = subject if options.device else common.open_model(subject, device, dtype)
     target = out or pathlib.Path(f"{pathlib.PurePath(subject).name or 'model'}-eval.json")
     with common.bar(1, "") as update:
 

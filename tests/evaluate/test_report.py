@@ -35,9 +35,9 @@ def write_classes(folder: pathlib.Path, n: int, seed: int = 0) -> pathlib.Path:
     return folder
 
 
-def write_captions(folder: pathlib.Path) -> pathlib.Path:
+def write_captions(folder: pathlib.Path, people: int = 6, things: int = 20) -> pathlib.Path:
     folder.mkdir()
-    source = Captioned(6, 20)
+    source = Captioned(people, things)
     lines = []
     for i, record in enumerate(source.records):
         Image.fromarray(source.image(i, (16, 16))).save(folder / record.name)
