@@ -31,6 +31,11 @@ Seen = Annotated[
 ]
 Sheet = Annotated[pathlib.Path | None, typer.Option("--sheet", help="A contact sheet of what was drawn.")]
 
+Memory = Annotated[
+    pathlib.Path | None,
+    typer.Option("--memory", metavar="FILE.png", help="A sheet of what is nearest to training, beside it."),
+]
+
 
 def evaluate(
     *,
@@ -50,6 +55,7 @@ def evaluate(
     clip: Fit = None,
     features: Seen = None,
     sheet: Sheet = None,
+    memory: Memory = None,
     out: Annotated[pathlib.Path | None, typer.Option("--out", help="The JSON; NAME-eval.json by default.")] = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -73,14 +79,15 @@ def evaluate(
         def watch(what: str, done: int, total: int) -> None:
             update(done / max(total, 1), what)
 
-        report = judging.evaluate(judged, against, options, sheet=sheet, watch=watch)
+        report = judging.evaluate(judged, against, options, sheet=sheet, memory=memory, watch=watch)
     report.save(target)
     if as_json:
         common.show_json(report.json())
     else:
         report.show()
     sys.stdout.flush()
-    common.say(f"written to {target}" + (f"; pictures in {sheet}" if sheet else ""))
+    sheets = " and ".join(str(path) for path in (sheet, memory) if path)
+    common.say(f"written to {target}" + (f"; pictures in {sheets}" if sheets else ""))
 
 
 def _weights(text: str) -> tuple[float, ...]:

@@ -31,13 +31,24 @@ TEST = 0.125
 
 
 @dataclass(frozen=True, eq=False)
+class Lot:
+    """All pictures drawn in one way, uint8 (N, C, H, W), what each was asked to be, and the features they live in."""
+
+    pictures: Tensor
+    asked: Sequence[str]
+    space: Features
+    at: str = ""
+
+
+@dataclass(frozen=True, eq=False)
 class Found:
-    """The figures of one measurement, what was assumed, and pictures for a sheet with their captions."""
+    """The figures of one measurement, what was assumed, pictures for a sheet with their captions, and a whole lot."""
 
     figures: list[Figure]
     settings: dict[str, str]
     shown: Tensor | None = None
     captions: Sequence[str] = ()
+    lot: Lot | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +107,8 @@ def captions(artist: Artist, real: Real, ways: Sequence[How], n: int, extra: Ext
     }
     some = thinned(range(len(rows)), 64)
     shown = drawn[best][some]
-    return Found(figures, settings, shown, _told(gallery, space, shown, [rows[i] for i in some]))
+    lot = Lot(drawn[best], [gallery.caption(row) for row in rows], extra.space or space, at)
+    return Found(figures, settings, shown, _told(gallery, space, shown, [rows[i] for i in some]), lot)
 
 
 def _renamed(figure: Figure) -> Figure:
@@ -219,14 +231,17 @@ def classes(
             figures.append(score)
         figures += distances(space(shown), reference, floor, at)
     settings = _told_distances(space, reference, floor) | ({} if exam is None else {"CAS": exam.told})
-    return Found(figures, settings, None if shown is None else shown[:64], [judge.names[i] for i in labels[:64]])
+    asked = [judge.names[i] for i in labels]
+    assert shown is not None
+    return Found(figures, settings, shown[:64], asked[:64], Lot(shown, asked, space, told(ways[-1])))
 
 
 def folder(pictures: Tensor, real: Real, space: Features | None) -> Found:
     """A folder of pictures uint8 (N, C, H, W): distances to the real ones for training, by default in 8 px means."""
     space = space or Blur(8)
     reference, floor = _sides(real, space, len(pictures))
-    return Found(distances(space(pictures), reference, floor), _told_distances(space, reference, floor))
+    figures = distances(space(pictures), reference, floor)
+    return Found(figures, _told_distances(space, reference, floor), lot=Lot(pictures, (), space))
 
 
 def distances(features: Tensor, reference: Tensor, floor: Tensor | None, at: str = "") -> list[Figure]:

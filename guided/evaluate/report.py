@@ -20,6 +20,7 @@ from guided.evaluate.features import Features
 from guided.evaluate.figures import Figure
 from guided.evaluate.material import Artist, How, Real, Watch, real
 from guided.evaluate.measures import Extra, Found
+from guided.evaluate.memory import contact, memorised
 from guided.evaluate.network import Classifier
 from guided.evaluate.towers import clip_score, open_towers
 from guided.evaluate.translations import translations
@@ -123,12 +124,15 @@ def evaluate(
     options: Options | None = None,
     *,
     sheet: str | os.PathLike[str] | None = None,
+    memory: str | os.PathLike[str] | None = None,
     watch: Watch | None = None,
 ) -> Report:
     """Judge a model, or a folder of pictures, against real ones; what is measured follows from what they are.
 
     subject: a `Model`, or whatever `guided.load` opens, or a folder of pictures. against: whatever `data.open` opens,
-    or "shapes". sheet: where to write a contact sheet of up to 64 pictures drawn. watch: called as (what, done, total).
+    or "shapes". sheet: where to write a contact sheet of up to 64 pictures drawn. memory: where to
+    write one of the drawn pictures nearest to training, each beside its nearest; their share becomes a figure. watch:
+    called as (what, done, total).
 
     - A model of captions: for the same n training captions each way, the share whose nearest training picture has
       their base caption (all, the largest group, the others), and in the best way the held-out pairs of base and tone
@@ -144,8 +148,8 @@ def evaluate(
     options = options or Options()
     model = _model(subject)
     if model is None:
-        return _folder(pathlib.Path(os.fspath(subject)), os.fspath(against), options, watch)  # type: ignore[arg-type]
-    _refuse(model, os.fspath(against), options)
+        return _folder(pathlib.Path(os.fspath(subject)), os.fspath(against), options, memory, watch)  # type: ignore[arg-type]
+    _refuse(model, os.fspath(against), options, memory is not None)
     artist = Artist(model, options.steps, options.solver, options.seed, options.batch, watch)
     ways: tuple[How, ...] = (*options.w, *options.guide) or (artist.w,)
     costs = [artist.cost(how) for how in ways] if options.guide else []  # refuses what is no guide before long work
@@ -163,6 +167,8 @@ def evaluate(
         figures += measures.likelihood(artist, pictures, options.likelihood, options.moves)
     if sheet is not None and found.shown is not None:
         _write_sheet(sheet, found)
+    if memory is not None and pictures is not None:
+        figures.append(_remembered(found, pictures, memory))
     settings = {
         "model": f"{model.name}, {model.hash[:12]}",
         "real pictures": preprocessing,
@@ -178,13 +184,16 @@ def _endless(against: str) -> bool:
     return against == "shapes" or against.startswith("shapes:")
 
 
-def _refuse(model: Model, against: str, options: Options) -> None:
+def _refuse(model: Model, against: str, options: Options, memory: bool) -> None:
     """Raise ValueError, before any work, for what cannot be measured of such a model."""
     changes, reads = model.translation is not None, "text" in model.encoders
     if options.cas and (changes or reads or not model.classes or _endless(against)):
         raise ValueError(f"cas: is measured of models that draw classes, and {model.name} is none; leave it out")
     if options.clip is not None and (changes or not reads):
         raise ValueError(f"clip: CLIPScore is measured of models that draw captions, and {model.name} is none")
+    if memory and (changes or _endless(against)):
+        why = "changes pictures it is given" if changes else "is judged on scenes that are rendered without end"
+        raise ValueError(f"memory: {model.name} {why}; it is measured of models that draw, against their own data")
 
 
 def _extra(options: Options, device: Any) -> Extra:
@@ -235,7 +244,13 @@ def _judge(pictures: Real, options: Options, watch: Watch | None) -> Classifier 
     return measures.judge_of(pictures, Schedule(epochs=options.epochs), watch)
 
 
-def _folder(subject: pathlib.Path, against: str, options: Options, watch: Watch | None) -> Report:
+def _folder(
+    subject: pathlib.Path,
+    against: str,
+    options: Options,
+    memory: str | os.PathLike[str] | None,
+    watch: Watch | None,
+) -> Report:
     source = data.open(subject)
     size = (options.size, options.size) if options.size else _own_size(source)
     pictures = real(against, size)
@@ -250,6 +265,8 @@ def _folder(subject: pathlib.Path, against: str, options: Options, watch: Watch 
     if extra.clip is not None:
         figures += clip_score(extra.clip, drawn, [caption or "" for caption in captions])
         settings["CLIPScore"] = extra.clip.name
+    if memory is not None:
+        figures.append(_remembered(found, pictures, memory))
     settings |= {"preprocessing of both": pictures.preprocessing, **found.settings}
     return Report(str(subject), against, settings, tuple(figures))
 
@@ -279,6 +296,15 @@ def is_model(subject: str | os.PathLike[str]) -> bool:
     place = pathlib.Path(subject)
     own = any((place / name).is_file() for name in ("card.json", "run.json", "model/card.json"))
     return os.fspath(subject) in zoo.SHIPPED or not place.is_dir() or own
+
+
+def _remembered(found: Found, pictures: Real, path: str | os.PathLike[str]) -> Figure:
+    """The share of drawn pictures that are suspiciously near to training, and the sheet of them."""
+    assert found.lot is not None
+    panel = memorised(found.lot.space, found.lot.pictures, pictures, found.lot.at)
+    _files.write(path, png(contact(panel, found.lot.pictures, pictures, found.lot.asked), None))
+    found.settings["memory"] = panel.told
+    return panel.figure
 
 
 def _write_sheet(path: str | os.PathLike[str], found: Found) -> None:
