@@ -24,7 +24,17 @@ Many = Annotated[int | None, typer.Option("--n", help="Pictures drawn each way."
 Judge = Annotated[str | None, typer.Option("--classifier", help="The folder of one; trained on DATA by default.")]
 Bound = Annotated[int, typer.Option("--likelihood", help="Pictures whose ELBO is computed; 0: none.")]
 Taught = Annotated[bool, typer.Option("--cas", help="Also train a classifier on what was drawn of classes.")]
+Fit = Annotated[str | None, typer.Option("--clip", metavar="FOLDER_OR_ID", help="A CLIP, for CLIPScore.")]
+Seen = Annotated[
+    str | None,
+    typer.Option("--features", metavar="FOLDER_OR_ID", help="A CLIP or DINOv2, whose features distances use."),
+]
 Sheet = Annotated[pathlib.Path | None, typer.Option("--sheet", help="A contact sheet of what was drawn.")]
+
+Memory = Annotated[
+    pathlib.Path | None,
+    typer.Option("--memory", metavar="FILE.png", help="A sheet of what is nearest to training, beside it."),
+]
 
 
 def evaluate(
@@ -42,7 +52,10 @@ def evaluate(
     classifier: Judge = None,
     likelihood: Bound = 0,
     cas: Taught = False,
+    clip: Fit = None,
+    features: Seen = None,
     sheet: Sheet = None,
+    memory: Memory = None,
     out: Annotated[pathlib.Path | None, typer.Option("--out", help="The JSON; NAME-eval.json by default.")] = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -57,22 +70,24 @@ def evaluate(
     options = judging.Options(
         n=n, w=_weights(w), guide=tuple(guide or ()), steps=steps, solver=solver, seed=seed, batch=batch,
         classifier=classifier, likelihood=likelihood, size=size, cas=cas,
+        clip=clip, features=features, device=None if judging.is_model(subject) else common.device_of(device),
     )  # fmt: skip
-    judged: Model | str = common.open_model(subject, device, dtype) if judging.is_model(subject) else subject
+    judged: Model | str = subject if options.device else common.open_model(subject, device, dtype)
     target = out or pathlib.Path(f"{pathlib.PurePath(subject).name or 'model'}-eval.json")
     with common.bar(1, "") as update:
 
         def watch(what: str, done: int, total: int) -> None:
             update(done / max(total, 1), what)
 
-        report = judging.evaluate(judged, against, options, sheet=sheet, watch=watch)
+        report = judging.evaluate(judged, against, options, sheet=sheet, memory=memory, watch=watch)
     report.save(target)
     if as_json:
         common.show_json(report.json())
     else:
         report.show()
     sys.stdout.flush()
-    common.say(f"written to {target}" + (f"; pictures in {sheet}" if sheet else ""))
+    sheets = " and ".join(str(path) for path in (sheet, memory) if path)
+    common.say(f"written to {target}" + (f"; pictures in {sheets}" if sheets else ""))
 
 
 def _weights(text: str) -> tuple[float, ...]:

@@ -22,6 +22,7 @@ from guided.evaluate.figures import Figure, mean
 from guided.evaluate.likelihood import elbo
 from guided.evaluate.material import Artist, How, Real, Watch, by_name, thinned, told
 from guided.evaluate.network import Classifier
+from guided.evaluate.towers import Towers, clip_score
 from guided.model import Model
 from guided.noise import Noise
 
@@ -30,20 +31,49 @@ TEST = 0.125
 
 
 @dataclass(frozen=True, eq=False)
+class Lot:
+    """All pictures drawn in one way, uint8 (N, C, H, W), what each was asked to be, and the features they live in."""
+
+    pictures: Tensor
+    asked: Sequence[str]
+    space: Features
+    at: str = ""
+
+
+@dataclass(frozen=True, eq=False)
 class Found:
-    """The figures of one measurement, what was assumed, and pictures for a sheet with their captions."""
+    """The figures of one measurement, what was assumed, pictures for a sheet with their captions, and a whole lot."""
 
     figures: list[Figure]
     settings: dict[str, str]
     shown: Tensor | None = None
     captions: Sequence[str] = ()
+    lot: Lot | None = None
 
 
-def captions(artist: Artist, real: Real, ways: Sequence[How], n: int) -> Found:
-    """A captioned set: retrieval of n training captions in each way, then what was kept out in the best of them."""
+@dataclass(frozen=True, eq=False)
+class Extra:
+    """What is measured only where it is asked for.
+
+    space: the features of all distances, in place of our own. clip: both towers, for CLIPScore. taught: how a
+    classifier is trained on pictures drawn of classes, for their CAS.
+    """
+
+    space: Features | None = None
+    clip: Towers | None = None
+    taught: Schedule | None = None
+
+
+def captions(artist: Artist, real: Real, ways: Sequence[How], n: int, extra: Extra | None = None) -> Found:
+    """A captioned set: retrieval of n training captions in each way, then what was kept out in the best of them.
+
+    Of the extras, those asked for: CLIPScore, and all distances in a feature space.
+    """
+    extra = extra or Extra()
     space, plain = Thumbnail(), Blur()
     gallery = _gallery(real)
     rows = retrieval.training_rows(gallery, n)
+    sides = None if extra.space is None else _sides(real, extra.space, len(rows))
     figures: list[Figure] = []
     drawn: dict[How, Tensor] = {}
     right: dict[How, float] = {}
@@ -54,6 +84,10 @@ def captions(artist: Artist, real: Real, ways: Sequence[How], n: int) -> Found:
         found = retrieval.of_training(space, gallery, drawn[how], rows, at)
         figures += [*found, _renamed(retrieval.of_training(plain, gallery, drawn[how], rows, at)[0])]
         figures += looks(drawn[how], own, at)
+        if extra.space is not None and sides is not None:
+            figures += distances(extra.space(drawn[how]), *sides, at)
+        if extra.clip is not None:
+            figures += clip_score(extra.clip, drawn[how], [gallery.caption(row) for row in rows], at, own)
         right[how] = found[0].value
     best = max(ways, key=lambda how: right[how])
     at = told(best)
@@ -68,10 +102,13 @@ def captions(artist: Artist, real: Real, ways: Sequence[How], n: int) -> Found:
         "nearest picture in": space.name,
         "captions": f"{len(rows)} of training by hash; {len(pairs)} held-out pairs, {len(held)} of held-out bases",
         "best": at,
+        **({} if extra.space is None or sides is None else _told_distances(extra.space, *sides)),
+        **_told_clip(extra.clip, [gallery.caption(row) for row in rows]),
     }
     some = thinned(range(len(rows)), 64)
     shown = drawn[best][some]
-    return Found(figures, settings, shown, _told(gallery, space, shown, [rows[i] for i in some]))
+    lot = Lot(drawn[best], [gallery.caption(row) for row in rows], extra.space or space, at)
+    return Found(figures, settings, shown, _told(gallery, space, shown, [rows[i] for i in some]), lot)
 
 
 def _renamed(figure: Figure) -> Figure:
@@ -121,8 +158,19 @@ def _saturation(pictures: Tensor) -> Tensor:
     return ((pictures == 0) | (pictures == 255)).flatten(1).double().mean(1)
 
 
-def shapes(artist: Artist, ways: Sequence[How], n: int) -> Found:
-    """Shapes: the exact parser's verdict on n captions of colour-shape pairs that were never in training."""
+def _told_clip(clip: Towers | None, texts: Sequence[str]) -> dict[str, str]:
+    if clip is None:
+        return {}
+    _, full = clip.read(texts)
+    return {"CLIPScore": f"{clip.name}; captions as they are, {full} of {len(texts)} fill all its tokens"}
+
+
+def shapes(artist: Artist, ways: Sequence[How], n: int, extra: Extra | None = None) -> Found:
+    """Shapes: the exact parser's verdict on n captions of colour-shape pairs that were never in training.
+
+    Of the extras, those asked for: CLIPScore, and all distances to renders of the same captions.
+    """
+    extra = extra or Extra()
     recipe: dict[str, Any] = artist.model.card.get("recipe") or {}
     section = recipe.get("data", {}).get("shapes", {})
     source = ShapesSource(
@@ -136,27 +184,37 @@ def shapes(artist: Artist, ways: Sequence[How], n: int) -> Found:
     figures: list[Figure] = []
     shown = None
     own = torch.stack([torch.from_numpy(source.image(i, artist.model.size)).permute(2, 0, 1) for i in range(n)])
+    reference = None if extra.space is None else extra.space(own)
+    if reference is not None:
+        enough(n, n, reference.shape[1])
     for how in ways:
         shown = artist.pictures(how, texts)
         figures += [*prompt_accuracy(shown, texts, told(how)), *looks(shown, own, told(how))]
+        if extra.space is not None and reference is not None:
+            figures += distances(extra.space(shown), reference, None, told(how))
+        if extra.clip is not None:
+            figures += clip_score(extra.clip, shown, texts, told(how), own)
     pairs = ", ".join(" ".join(pair) for pair in source.held_pairs())
-    settings = {"captions": f"{n}, all of pairs never in training: {pairs}"}
+    settings = {"captions": f"{n}, all of pairs never in training: {pairs}", **_told_clip(extra.clip, texts)}
+    if extra.space is not None:
+        settings |= {"features": extra.space.name, "reference": f"{n} renders of the same captions"}
     return Found(figures, settings, None if shown is None else shown[:64], texts[:64])
 
 
 def classes(
-    artist: Artist, real: Real, ways: Sequence[How], n: int, judge: Classifier, taught: Schedule | None = None
+    artist: Artist, real: Real, ways: Sequence[How], n: int, judge: Classifier, extra: Extra | None = None
 ) -> Found:
     """A set of classes: class accuracy, and distances to the training pictures, of n pictures, all classes as many.
 
-    taught: how a classifier is trained on the drawn pictures, for their CAS; None for none.
+    Of the extras, those asked for: CAS, and the features of the distances in place of the judge's.
     """
+    extra = extra or Extra()
+    space, taught = extra.space or judge.space, extra.taught
     if list(artist.model.classes) != list(judge.names):
         raise ValueError(f"the model draws {list(artist.model.classes)}, the classifier knows {list(judge.names)}")
-    enough(n, len(real.split.train), judge.config.features)
+    reference, floor = _sides(real, space, n)
     exam = None if taught is None else _exam(real, judge, n, taught)
     labels = [i % len(judge.names) for i in range(n)]
-    reference, floor = _sides(real, judge.space)
     held, rows = real.read(real.split.held_bases) if real.split.held_bases else (None, [])
     beside = {}
     if held is not None:
@@ -171,17 +229,19 @@ def classes(
             device = artist.model.device
             score = cas(shown, labels, judge.names, exam.test, taught, at=at, beside=exam.beside, device=device)
             figures.append(score)
-        figures += distances(judge.space(shown), reference, floor, at)
-    settings = _told_distances(judge.space, reference, floor) | ({} if exam is None else {"CAS": exam.told})
-    return Found(figures, settings, None if shown is None else shown[:64], [judge.names[i] for i in labels[:64]])
+        figures += distances(space(shown), reference, floor, at)
+    settings = _told_distances(space, reference, floor) | ({} if exam is None else {"CAS": exam.told})
+    asked = [judge.names[i] for i in labels]
+    assert shown is not None
+    return Found(figures, settings, shown[:64], asked[:64], Lot(shown, asked, space, told(ways[-1])))
 
 
-def folder(pictures: Tensor, real: Real, judge: Classifier | None) -> Found:
-    """A folder of pictures uint8 (N, C, H, W): distances to the training part of the real ones."""
-    space: Features = Blur(8) if judge is None else judge.space
-    enough(len(pictures), len(real.split.train), space(pictures[:1]).shape[1])
-    reference, floor = _sides(real, space)
-    return Found(distances(space(pictures), reference, floor), _told_distances(space, reference, floor))
+def folder(pictures: Tensor, real: Real, space: Features | None) -> Found:
+    """A folder of pictures uint8 (N, C, H, W): distances to the real ones for training, by default in 8 px means."""
+    space = space or Blur(8)
+    reference, floor = _sides(real, space, len(pictures))
+    figures = distances(space(pictures), reference, floor)
+    return Found(figures, _told_distances(space, reference, floor), lot=Lot(pictures, (), space))
 
 
 def distances(features: Tensor, reference: Tensor, floor: Tensor | None, at: str = "") -> list[Figure]:
@@ -199,8 +259,13 @@ def distances(features: Tensor, reference: Tensor, floor: Tensor | None, at: str
     ]
 
 
-def _sides(real: Real, space: Features) -> tuple[Tensor, Tensor | None]:
-    """Features of the training pictures, at most 20,000 of them, and of those kept out."""
+def _sides(real: Real, space: Features, n: int) -> tuple[Tensor, Tensor | None]:
+    """Features of the training pictures, at most 20,000 of them, and of those kept out.
+
+    Raises ValueError where they or n pictures are too few for the distances.
+    """
+    blank = torch.zeros(1, real.pictures.channels, *real.pictures.size, dtype=torch.uint8)
+    enough(n, len(real.split.train), space(blank).shape[1])
     reference = space(real.read(thinned(real.split.train, MOST))[0])
     held = real.split.held_bases
     return reference, space(real.read(thinned(held, MOST))[0]) if held else None

@@ -16,10 +16,13 @@ from torch import Tensor
 from guided import _files, data
 from guided.evaluate import measures
 from guided.evaluate.classifier import Schedule
+from guided.evaluate.features import Features
 from guided.evaluate.figures import Figure
 from guided.evaluate.material import Artist, How, Real, Watch, real
-from guided.evaluate.measures import Found
+from guided.evaluate.measures import Extra, Found
+from guided.evaluate.memory import contact, memorised
 from guided.evaluate.network import Classifier
+from guided.evaluate.towers import clip_score, open_towers
 from guided.evaluate.translations import translations
 from guided.model import Model
 from guided.model.result import png
@@ -39,7 +42,10 @@ class Options:
     and guides as text; by default the card's weight. steps, solver: the card's by default. classifier: the folder of
     one; by default it is trained on the labelled real pictures, `epochs` passes, and kept in the cache. likelihood:
     pictures a part whose ELBO is computed at `moves` noise levels, 0 for none. size: side in pixels at which folders
-    are compared, their own by default. cas: also train a classifier on the pictures drawn of classes, for `epochs`.
+    are compared, their own by default.
+    cas: also train a classifier on the pictures drawn of classes, for `epochs`. clip: a folder or hub id of a CLIP, for
+    CLIPScore of what was drawn from captions. features: of a CLIP or a vision model (DINOv2), whose features all
+    distances are taken in. device: where the two are computed; the model's by default, the CPU for folders.
     """
 
     n: int | None = None
@@ -55,6 +61,9 @@ class Options:
     moves: int = 100
     size: int | None = None
     cas: bool = False
+    clip: str | os.PathLike[str] | None = None
+    features: str | os.PathLike[str] | None = None
+    device: str | None = None
 
     def __post_init__(self) -> None:
         for name, value, least in (("n", self.n, 1), ("batch", self.batch, 1), ("likelihood", self.likelihood, 0)):
@@ -115,12 +124,15 @@ def evaluate(
     options: Options | None = None,
     *,
     sheet: str | os.PathLike[str] | None = None,
+    memory: str | os.PathLike[str] | None = None,
     watch: Watch | None = None,
 ) -> Report:
     """Judge a model, or a folder of pictures, against real ones; what is measured follows from what they are.
 
     subject: a `Model`, or whatever `guided.load` opens, or a folder of pictures. against: whatever `data.open` opens,
-    or "shapes". sheet: where to write a contact sheet of up to 64 pictures drawn. watch: called as (what, done, total).
+    or "shapes". sheet: where to write a contact sheet of up to 64 pictures drawn. memory: where to
+    write one of the drawn pictures nearest to training, each beside its nearest; their share becomes a figure. watch:
+    called as (what, done, total).
 
     - A model of captions: for the same n training captions each way, the share whose nearest training picture has
       their base caption (all, the largest group, the others), and in the best way the held-out pairs of base and tone
@@ -136,24 +148,27 @@ def evaluate(
     options = options or Options()
     model = _model(subject)
     if model is None:
-        return _folder(pathlib.Path(os.fspath(subject)), os.fspath(against), options, watch)  # type: ignore[arg-type]
+        return _folder(pathlib.Path(os.fspath(subject)), os.fspath(against), options, memory, watch)  # type: ignore[arg-type]
+    _refuse(model, os.fspath(against), options, memory is not None)
     artist = Artist(model, options.steps, options.solver, options.seed, options.batch, watch)
     ways: tuple[How, ...] = (*options.w, *options.guide) or (artist.w,)
     costs = [artist.cost(how) for how in ways] if options.guide else []  # refuses what is no guide before long work
     recipe = model.card.get("recipe") or {}
-    scenes = os.fspath(against).partition(":")[0] == "shapes"
-    if scenes and model.translation is None:
-        found, pictures = measures.shapes(artist, ways, options.n or SCENES), None
+    extra = _extra(options, model.device)
+    if _endless(os.fspath(against)) and model.translation is None:
+        found, pictures = measures.shapes(artist, ways, options.n or SCENES, extra), None
         preprocessing = "none: scenes are rendered at the model's size"
     else:
         pictures = real(os.fspath(against), (options.size, options.size) if options.size else model.size, recipe)
-        found = _judged(artist, pictures, ways, options, watch)
+        found = _judged(artist, pictures, ways, options, extra)
         preprocessing = pictures.preprocessing
     figures = [*found.figures, *costs]
     if options.likelihood and pictures is not None:
         figures += measures.likelihood(artist, pictures, options.likelihood, options.moves)
     if sheet is not None and found.shown is not None:
         _write_sheet(sheet, found)
+    if memory is not None and pictures is not None:
+        figures.append(_remembered(found, pictures, memory))
     settings = {
         "model": f"{model.name}, {model.hash[:12]}",
         "real pictures": preprocessing,
@@ -164,25 +179,60 @@ def evaluate(
     return Report(model.name, os.fspath(against), settings, tuple(figures))
 
 
-def _judged(artist: Artist, pictures: Real, ways: Sequence[How], options: Options, watch: Watch | None) -> Found:
+def _endless(against: str) -> bool:
+    """Whether the real pictures are rendered, as many as one likes."""
+    return against == "shapes" or against.startswith("shapes:")
+
+
+def _refuse(model: Model, against: str, options: Options, memory: bool) -> None:
+    """Raise ValueError, before any work, for what cannot be measured of such a model."""
+    changes, reads = model.translation is not None, "text" in model.encoders
+    if options.cas and (changes or reads or not model.classes or _endless(against)):
+        raise ValueError(f"cas: is measured of models that draw classes, and {model.name} is none; leave it out")
+    if options.clip is not None and (changes or not reads):
+        raise ValueError(f"clip: CLIPScore is measured of models that draw captions, and {model.name} is none")
+    if memory and (changes or _endless(against)):
+        why = "changes pictures it is given" if changes else "is judged on scenes that are rendered without end"
+        raise ValueError(f"memory: {model.name} {why}; it is measured of models that draw, against their own data")
+
+
+def _extra(options: Options, device: Any) -> Extra:
+    """What was asked for beyond the usual, opened."""
+    where = options.device or device
+    clip = None if options.clip is None else open_towers(os.fspath(options.clip), where, captions=True)
+    if options.features is None or options.features == options.clip:
+        space = None if options.features is None else clip
+    else:
+        space = open_towers(os.fspath(options.features), where)
+    return Extra(space, clip, Schedule(epochs=options.epochs) if options.cas else None)
+
+
+def _judged(artist: Artist, pictures: Real, ways: Sequence[How], options: Options, extra: Extra) -> Found:
     model = artist.model
     if model.translation is not None:
         crop = float((model.card.get("recipe") or {}).get("data", {}).get("crop", 1.0))
-        space = None if options.classifier is None else Classifier.open(options.classifier).space
-        return translations(artist, pictures, options.n or TRANSLATED, space, crop)
+        judged = None if options.classifier is None else Classifier.open(options.classifier).space
+        return translations(artist, pictures, options.n or TRANSLATED, extra.space or judged, crop)
     if "text" in model.encoders:
         if all(record.caption is None for record in pictures.records):
             raise ValueError(f"{model.name} draws captions, but the data has none; give captioned pictures")
-        return measures.captions(artist, pictures, ways, options.n or CAPTIONS)
+        return measures.captions(artist, pictures, ways, options.n or CAPTIONS, extra)
     if model.classes:
         if not pictures.source.classes:
             raise ValueError(f"{model.name} draws classes, but the data has none; give labelled pictures")
-        judge = _judge(pictures, options, watch)
+        judge = _judge(pictures, options, artist.watch)
         assert judge is not None
-        taught = Schedule(epochs=options.epochs) if options.cas else None
-        return measures.classes(artist, pictures, ways, options.n or DRAWN, judge, taught)
-    drawn = artist.pictures(None, n=options.n or DRAWN)
-    return measures.folder(drawn, pictures, _judge(pictures, options, watch))
+        return measures.classes(artist, pictures, ways, options.n or DRAWN, judge, extra)
+    space = _space(options, extra, pictures, artist.watch)
+    return measures.folder(artist.pictures(None, n=options.n or DRAWN), pictures, space)
+
+
+def _space(options: Options, extra: Extra, pictures: Real, watch: Watch | None) -> Features | None:
+    """The features asked for, or those of the classifier asked for or of the labelled pictures; None without any."""
+    if extra.space is not None:
+        return extra.space
+    judge = _judge(pictures, options, watch)
+    return None if judge is None else judge.space
 
 
 def _judge(pictures: Real, options: Options, watch: Watch | None) -> Classifier | None:
@@ -194,15 +244,31 @@ def _judge(pictures: Real, options: Options, watch: Watch | None) -> Classifier 
     return measures.judge_of(pictures, Schedule(epochs=options.epochs), watch)
 
 
-def _folder(subject: pathlib.Path, against: str, options: Options, watch: Watch | None) -> Report:
+def _folder(
+    subject: pathlib.Path,
+    against: str,
+    options: Options,
+    memory: str | os.PathLike[str] | None,
+    watch: Watch | None,
+) -> Report:
     source = data.open(subject)
     size = (options.size, options.size) if options.size else _own_size(source)
     pictures = real(against, size)
-    drawn, rows = real(str(subject), size).read(range(len(source.records)))
-    judge = _judge(pictures, options, watch)
-    found = measures.folder(drawn, pictures, judge)
-    settings = {"pictures": f"{len(rows)} of {subject}", "preprocessing of both": pictures.preprocessing}
-    return Report(str(subject), against, {**settings, **found.settings}, tuple(found.figures))
+    given = real(str(subject), size)
+    drawn, rows = given.read(range(len(source.records)))
+    extra = _extra(options, "cpu")
+    captions = [given.records[row].caption for row in rows]
+    if options.cas or (extra.clip is not None and None in captions):
+        raise ValueError(f"{subject}: cas needs a model of classes, and clip pictures that all have a caption")
+    found = measures.folder(drawn, pictures, _space(options, extra, pictures, watch))
+    figures, settings = list(found.figures), {"pictures": f"{len(rows)} of {subject}"}
+    if extra.clip is not None:
+        figures += clip_score(extra.clip, drawn, [caption or "" for caption in captions])
+        settings["CLIPScore"] = extra.clip.name
+    if memory is not None:
+        figures.append(_remembered(found, pictures, memory))
+    settings |= {"preprocessing of both": pictures.preprocessing, **found.settings}
+    return Report(str(subject), against, settings, tuple(figures))
 
 
 def _own_size(source: data.Source) -> tuple[int, int]:
@@ -230,6 +296,15 @@ def is_model(subject: str | os.PathLike[str]) -> bool:
     place = pathlib.Path(subject)
     own = any((place / name).is_file() for name in ("card.json", "run.json", "model/card.json"))
     return os.fspath(subject) in zoo.SHIPPED or not place.is_dir() or own
+
+
+def _remembered(found: Found, pictures: Real, path: str | os.PathLike[str]) -> Figure:
+    """The share of drawn pictures that are suspiciously near to training, and the sheet of them."""
+    assert found.lot is not None
+    panel = memorised(found.lot.space, found.lot.pictures, pictures, found.lot.at)
+    _files.write(path, png(contact(panel, found.lot.pictures, pictures, found.lot.asked), None))
+    found.settings["memory"] = panel.told
+    return panel.figure
 
 
 def _write_sheet(path: str | os.PathLike[str], found: Found) -> None:

@@ -56,7 +56,7 @@ def load(found: Found, device: torch.device, dtype: torch.dtype) -> tuple[Any, A
     except ImportError as error:
         raise ImportError("this text encoder needs transformers: pip install 'guided[text]'") from error
 
-    with _quiet(transformers):
+    with quiet(transformers):
         model = _weights(_class(transformers, kind, config, found), found, dtype)
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             tokenizer_folder(found.folder), local_files_only=True, trust_remote_code=False
@@ -179,7 +179,7 @@ def _check_vocabulary(model: Any, tokenizer: Any, found: Found) -> None:
 
 
 @contextlib.contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     # What it would report (tensors of a vision tower or of a decoder left unread) is expected here.
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -55,7 +55,7 @@ def clip_similarity(spec: str, prompts: str | Sequence[str], device: str | torch
     found = locate(spec)
     if found.library != "open_clip":
         raise ValueError(f"{spec!r} is no open_clip model (open_clip_config.json); CLIP guidance needs both its towers")
-    towers, preprocess = _towers(open_clip, found)
+    towers, preprocess = both_towers(open_clip, found)
     towers = towers.eval().requires_grad_(False).to(device)
     size = towers.visual.image_size
     name = found.arch or f"local-dir:{found.folder}"
@@ -67,7 +67,7 @@ def clip_similarity(spec: str, prompts: str | Sequence[str], device: str | torch
     return ClipSimilarity(towers, text, (size, size) if isinstance(size, int) else tuple(size), mean, std)
 
 
-def _towers(open_clip: Any, found: Found) -> tuple[Any, dict[str, Any]]:
+def both_towers(open_clip: Any, found: Found) -> tuple[Any, dict[str, Any]]:
     """Both towers with their weights, and what their pictures were prepared with."""
     preprocess: dict[str, Any] = {}
     if found.arch is None:

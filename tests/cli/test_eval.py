@@ -32,8 +32,10 @@ def test_options_reach_the_judge_and_the_report_comes_back(
 ) -> None:
     asked = {}
 
-    def judge(subject: object, against: str, options: Options, *, sheet: object, watch: Watch) -> Report:
-        asked.update(subject=subject, against=against, options=options, sheet=sheet)
+    def judge(
+        subject: object, against: str, options: Options, *, sheet: object, memory: object, watch: Watch
+    ) -> Report:
+        asked.update(subject=subject, against=against, options=options, sheet=sheet, memory=memory)
         watch("drawing", 1, 2)
         figure = Figure("class accuracy", 0.5, 0.4, 0.6, 10)
         return Report("tiny-class", against, {"drawn": "steps 3"}, (figure,))
@@ -42,11 +44,13 @@ def test_options_reach_the_judge_and_the_report_comes_back(
     monkeypatch.setattr("guided.evaluate.report.evaluate", judge)
     model = build.class_model().save(tmp_path / "m")
     words = ["--w", "1, 2.5", "--n", "10", "--steps", "3", "--seed", "9", "--dtype", "bf16", "--sheet", "s.png"]
+    words += ["--memory", "m.png", "--cas", "--clip", "a/clip", "--features", "dino"]
     assert main(["eval", str(model), "--against", "DATA", *words]) == 0
     shown = capsys.readouterr()
-    assert "class accuracy" in shown.out and "written to m-eval.json; pictures in s.png" in shown.err
+    assert "class accuracy" in shown.out and "written to m-eval.json; pictures in s.png and m.png" in shown.err
     assert json.loads((tmp_path / "m-eval.json").read_text())["figures"][0]["value"] == 0.5
-    assert asked["options"] == Options(n=10, w=(1.0, 2.5), steps=3, seed=9)
+    assert asked["options"] == Options(n=10, w=(1.0, 2.5), steps=3, seed=9, cas=True, clip="a/clip", features="dino")
+    assert str(asked["memory"]) == "m.png"
     assert asked["against"] == "DATA" and asked["subject"].denoiser.autocast == torch.bfloat16
 
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from guided.data.splitting import fraction
 from guided.evaluate import Options, evaluate, measures
 from guided.evaluate.__main__ import main
 from guided.evaluate.classifier import Schedule, train_classifier
@@ -35,15 +36,19 @@ def write_classes(folder: pathlib.Path, n: int, seed: int = 0) -> pathlib.Path:
     return folder
 
 
-def write_captions(folder: pathlib.Path) -> pathlib.Path:
+def write_captions(folder: pathlib.Path, people: int = 6, things: int = 20) -> pathlib.Path:
     folder.mkdir()
-    source = Captioned(6, 20)
+    source = Captioned(people, things)
     lines = []
     for i, record in enumerate(source.records):
         Image.fromarray(source.image(i, (16, 16))).save(folder / record.name)
         lines.append(json.dumps({"file_name": record.name, "text": record.caption, **record.extra}))
     (folder / "metadata.jsonl").write_text("\n".join(lines))
     return folder
+
+
+def names_of(folder: pathlib.Path) -> list[str]:
+    return [file.name for file in folder.rglob("*.png")]
 
 
 def shown(report: Any) -> str:
@@ -123,6 +128,8 @@ def test_a_model_of_classes_with_a_classifier_of_its_own(
     score = taught.figures[1]
     assert score.name == "CAS" and set(score.beside) == {"chance", "of 140 real", "judge"} and score.at == "w = 2"
     assert [f.json() for f in taught.figures if f.name != "CAS"] == [f.json() for f in report.figures]
+    both = [name for name in names_of(data) if fraction(f"0:{name}") < measures.TEST]
+    assert score.n == len(both) < 40, "of the 30 % that the model never saw, those that the judge did not either"
     assert f"{score.n} real pictures that neither the model nor the judge" in taught.settings["CAS"]
 
 

@@ -12,6 +12,7 @@ from tests.faults.core import CORE
 from tests.faults.edits import EDITS
 from tests.faults.fault import ROOT, Fault, caught
 from tests.faults.guide import GUIDE
+from tests.faults.judging import JUDGING
 from tests.faults.ode import ODE
 from tests.faults.operators import OPERATORS
 from tests.faults.perturbing import PERTURBING
@@ -26,6 +27,6 @@ from tests.faults.zoo_diffusers import ZOO_DIFFUSERS
 from tests.faults.zoo_whole import ZOO_WHOLE
 
 FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *BENCH, *TUNING, *TASKS]
-FAULTS += [*EDITS, *ZOO, *ZOO_DIFFUSERS, *ZOO_WHOLE, *TRANSLATING]
+FAULTS += [*EDITS, *JUDGING, *ZOO, *ZOO_DIFFUSERS, *ZOO_WHOLE, *TRANSLATING]
 
 __all__ = ["FAULTS", "ROOT", "Fault", "caught"]

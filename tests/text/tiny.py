@@ -41,6 +41,46 @@ def clip_folder(folder: Path, *, projected: bool = False, width: int = 32, seed:
     return folder
 
 
+def clip_pair_folder(folder: Path, *, side: int = 32, seed: int = 0, **prepared: object) -> Path:
+    """A whole CLIPModel with CLIP's real vocabulary and its processor; `prepared` changes how that takes pictures."""
+    ensure_torchvision()
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+    vocabulary, merges = _clip_vocabulary()
+    CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77).save_pretrained(folder)
+    common = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ends = {"bos_token_id": vocabulary["<|startoftext|>"], "eos_token_id": vocabulary["<|endoftext|>"]}
+    config = CLIPConfig(
+        text_config={**common, **ends, "vocab_size": len(vocabulary)},
+        vision_config={**common, "image_size": side, "patch_size": 8},
+        projection_dim=24,
+    )
+    sizes = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    CLIPImageProcessor(**{**sizes, **prepared}).save_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        CLIPModel(config).save_pretrained(folder)
+    return folder
+
+
+def vision_folder(folder: Path, *, pooled: bool = True, seed: int = 0) -> Path:
+    """A Dinov2Model with its processor (pooled), or a ViT saved without its pooler."""
+    ensure_torchvision()
+    from transformers import BitImageProcessor, Dinov2Config, Dinov2Model, ViTConfig, ViTModel
+
+    config = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 28}
+    BitImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28}).save_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if pooled:
+            Dinov2Model(Dinov2Config(**config, patch_size=14)).save_pretrained(folder)
+        else:
+            ViTModel(ViTConfig(**config, patch_size=14, intermediate_size=48), add_pooling_layer=False).save_pretrained(
+                folder
+            )
+    return folder
+
+
 def t5_folder(folder: Path, *, width: int = 32, seed: int = 0) -> Path:
     """T5EncoderModel with a unigram vocabulary learnt from four sentences."""
     ensure_torchvision()
