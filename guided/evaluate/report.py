@@ -171,14 +171,18 @@ def evaluate(
         _write_sheet(sheet, found)
     if memory is not None and pictures is not None:
         figures.append(_remembered(found, pictures, memory))
-    settings = {
+    settings = {**_told(model, preprocessing, options), **found.settings}
+    return Report(model.name, os.fspath(against), settings, tuple(figures))
+
+
+def _told(model: Model, preprocessing: str, options: Options) -> dict[str, str]:
+    """The settings every report of a model begins with."""
+    steps = options.steps or model.card.get("defaults", {}).get("steps", "default")
+    return {
         "model": f"{model.name}, {model.hash[:12]}",
         "real pictures": preprocessing,
-        "drawn": f"steps {options.steps or model.card.get('defaults', {}).get('steps', 'default')}, solver "
-        f"{options.solver or 'of the card'}, seeds from {options.seed}",
-        **found.settings,
+        "drawn": f"steps {steps}, solver {options.solver or 'of the card'}, seeds from {options.seed}",
     }
-    return Report(model.name, os.fspath(against), settings, tuple(figures))
 
 
 def _endless(against: str) -> bool:
