@@ -16,8 +16,9 @@ from guided.model.sheet import sheet
 
 RANK = 0.01
 """The share of real pictures that come nearer to a training picture than the threshold."""
-LEAST = 20
-"""Held-out pictures it takes: nearer than the nearest of them comes one fresh picture in 21."""
+LEAST = 59
+"""Held-out pictures it takes: then it is 95 % sure (1 - 0.95^59) that at most 5 % of all fresh pictures are as near as
+the nearest of them (Wilks 1941)."""
 SHOWN = 32
 _CHUNK = 512
 
@@ -42,27 +43,32 @@ class Panel:
         return self.distance <= self.threshold
 
 
-def memorised(space: Features, drawn: Tensor, real: Real, at: str = "") -> Panel:
-    """The share of drawn pictures nearer to a training picture than all but 1 % of held-out real ones are.
-
-    drawn: uint8 (N, C, H, W). The distance is Euclidean in the feature space, to every training picture; the threshold
-    is the 1st percentile of the same distances of the pictures that were kept out (the data-copying question of Meehan
-    et al. 2020, asked of each picture). Beside stands the share of the held-out ones themselves: above 1 % where
-    they are few, or many of them are in training too. A picture may be near for being plain: look at the sheet. Raises
-    ValueError for fewer than 20 held-out pictures, for which there is no such percentile.
-    """
+def held_out(real: Real) -> tuple[int, ...]:
+    """The rows that were kept out of training; raises ValueError where they are too few, before any long work."""
     held = real.split.held_bases
     if len(held) < LEAST:
         raise ValueError(
             f"memory: needs at least {LEAST} real pictures that were kept out of training, got {len(held)}; "
             "give all of the data, or train with a larger data.hold_out share"
         )
-    features, own, taught = space(drawn), space(real.read(held)[0]), _training(space, real)
+    return held
+
+
+def memorised(space: Features, drawn: Tensor, real: Real, at: str = "") -> Panel:
+    """The share of drawn pictures that are as near to a training picture as the nearest 1 % of held-out real ones.
+
+    drawn: uint8 (N, C, H, W). The distance is Euclidean in the feature space, to every training picture; the threshold
+    is the 1st percentile of the same distances of the pictures that were kept out (the data-copying question of Meehan
+    et al. 2020, asked of each picture). Beside stands the share of the held-out ones themselves: above 1 % where
+    they are few, or many of them are in training too. A picture may be near for being plain: look at the sheet. Raises
+    ValueError for fewer than 59 held-out pictures, which leave it open whether fresh ones would pass.
+    """
+    features, own, taught = space(drawn), space(real.read(held_out(real))[0]), _training(space, real)
     distance, row = _nearest(features, taught.features)
     fresh, _ = _nearest(own, taught.features)
     threshold = float(torch.quantile(fresh, RANK, interpolation="lower"))
     beside = {"real, held out": float((fresh <= threshold).double().mean())}
-    figure = share("nearer to training than 1 % of real ones", distance <= threshold, at, beside)
+    figure = share("as near to training as the nearest 1 % of real ones", distance <= threshold, at, beside)
     told = (
         f"distances in {space.name}; nearest of {len(taught.rows)} training pictures; threshold {threshold:.4g} of "
         f"{len(fresh)} kept out, whose median is {float(fresh.median()):.4g}"

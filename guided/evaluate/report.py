@@ -20,7 +20,7 @@ from guided.evaluate.features import Features
 from guided.evaluate.figures import Figure
 from guided.evaluate.material import Artist, How, Real, Watch, real
 from guided.evaluate.measures import Extra, Found
-from guided.evaluate.memory import contact, memorised
+from guided.evaluate.memory import contact, held_out, memorised
 from guided.evaluate.network import Classifier
 from guided.evaluate.towers import clip_score, open_towers
 from guided.evaluate.translations import translations
@@ -160,6 +160,8 @@ def evaluate(
         preprocessing = "none: scenes are rendered at the model's size"
     else:
         pictures = real(os.fspath(against), (options.size, options.size) if options.size else model.size, recipe)
+        if memory is not None:
+            held_out(pictures)
         found = _judged(artist, pictures, ways, options, extra)
         preprocessing = pictures.preprocessing
     figures = [*found.figures, *costs]
@@ -169,14 +171,18 @@ def evaluate(
         _write_sheet(sheet, found)
     if memory is not None and pictures is not None:
         figures.append(_remembered(found, pictures, memory))
-    settings = {
+    settings = {**_told(model, preprocessing, options), **found.settings}
+    return Report(model.name, os.fspath(against), settings, tuple(figures))
+
+
+def _told(model: Model, preprocessing: str, options: Options) -> dict[str, str]:
+    """The settings every report of a model begins with."""
+    steps = options.steps or model.card.get("defaults", {}).get("steps", "default")
+    return {
         "model": f"{model.name}, {model.hash[:12]}",
         "real pictures": preprocessing,
-        "drawn": f"steps {options.steps or model.card.get('defaults', {}).get('steps', 'default')}, solver "
-        f"{options.solver or 'of the card'}, seeds from {options.seed}",
-        **found.settings,
+        "drawn": f"steps {steps}, solver {options.solver or 'of the card'}, seeds from {options.seed}",
     }
-    return Report(model.name, os.fspath(against), settings, tuple(figures))
 
 
 def _endless(against: str) -> bool:
@@ -254,6 +260,8 @@ def _folder(
     source = data.open(subject)
     size = (options.size, options.size) if options.size else _own_size(source)
     pictures = real(against, size)
+    if memory is not None:
+        held_out(pictures)
     given = real(str(subject), size)
     drawn, rows = given.read(range(len(source.records)))
     extra = _extra(options, "cpu")

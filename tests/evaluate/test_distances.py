@@ -101,6 +101,7 @@ def test_precision_and_recall_by_counting() -> None:
     # Rows 40 to 99 against 0 to 59: up to 60 they are at most 1 from a reference row, whose neighbourhood is closed.
     assert precision(reference + 40, reference, k=1).value == pytest.approx(21 / 60)
     assert precision(reference + 40, reference, k=3).value == pytest.approx((21 + 2) / 60), "the last reaches to 3"
+    assert precision(2 * reference, reference, k=1).value == pytest.approx(31 / 60), "0, 2, ..., 60"
     # The set is 0, 2, ..., 118, each reaching 2; the reference 59 ends within.
     assert recall(2 * reference, reference, k=1).value == 1.0
     assert recall(2 * reference + 30, reference, k=1).value == pytest.approx(32 / 60), "28 to 59 are reached"

@@ -63,35 +63,37 @@ def test_the_nearest_is_looked_for_by_brute_force() -> None:
 
 
 def test_the_sheet_shows_each_beside_its_nearest() -> None:
-    real = world(100, 30)
-    drawn = torch.cat([things(5000, 3), things(37, 1)])
+    real = world(160, 60)
+    drawn = torch.cat([things(5000, 3), things(77, 1)])
     panel = memorised(Thumbnail(), drawn, real)
     page = np.asarray(contact(panel, drawn, real, ["a", "b", "c", "the copy"]))
     cell = page[23 : 23 + 96, 6 : 6 + 96], page[23 : 23 + 96, 108 : 108 + 96]
-    assert np.array_equal(*cell) and np.array_equal(cell[0][::6, ::6], picture("thing 37").permute(1, 2, 0).numpy())
+    assert np.array_equal(*cell) and np.array_equal(cell[0][::6, ::6], picture("thing 77").permute(1, 2, 0).numpy())
 
 
 def test_a_report_with_a_sheet(tmp_path: pathlib.Path) -> None:
     data = write_captions(tmp_path / "data", 10, 200)
-    model = build.words_model(card={"recipe": {"data": {"hold_out": {"share": 0.2, "pairs": 4}}}})
+    model = build.words_model(card={"recipe": {"data": {"hold_out": {"share": 0.4, "pairs": 4}}}})
     report = evaluate(model, data, Options(n=8, w=(1.0,), steps=1), memory=tmp_path / "m.png")
     figure = report.figures[-1]
-    assert figure.name == "nearer to training than 1 % of real ones" and figure.n == 8 and figure.at == "w = 1"
+    assert (
+        figure.name == "as near to training as the nearest 1 % of real ones" and figure.n == 8 and figure.at == "w = 1"
+    )
     assert Thumbnail().name in report.settings["memory"] and Image.open(tmp_path / "m.png").width > 700
     with pytest.raises(ValueError, match="memory: tiny-text is judged on scenes that are rendered without end"):
         evaluate(model, "shapes", Options(n=2, steps=1), memory=tmp_path / "no.png")
     assert not (tmp_path / "no.png").exists()
-    with pytest.raises(ValueError, match="memory: needs at least 20 real pictures that were kept out"):
-        memorised(Thumbnail(), things(0, 4), world(100, 19))
+    with pytest.raises(ValueError, match="memory: needs at least 59 real pictures that were kept out"):
+        memorised(Thumbnail(), things(0, 4), world(100, 58))
 
 
 def test_a_folder_that_copies(tmp_path: pathlib.Path) -> None:
     data, drawn = tmp_path / "data", tmp_path / "drawn"
-    for folder, start in ((data, 0), (drawn, 200)):
+    for folder, start, n in ((data, 0, 1300), (drawn, 1100, 400)):
         folder.mkdir()
-        for i in range(600):
+        for i in range(n):
             Image.fromarray(picture(f"thing {start + i}").permute(1, 2, 0).numpy()).save(folder / f"{start + i}.png")
     report = evaluate(drawn, data, memory=tmp_path / "m.png")
     figure = report.figures[-1]
-    # 400 of the 600 are in the data; of those, some are among the kept out, which are no training pictures.
-    assert 0.55 < figure.value < 0.67 and "8 px means" in report.settings["memory"]
+    # 200 of the 400 are in the data; some of those are among the kept out, which are no training pictures.
+    assert 0.45 < figure.value < 0.52 and "8 px means" in report.settings["memory"]

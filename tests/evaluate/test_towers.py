@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -135,6 +136,16 @@ def test_a_preparation_is_what_the_file_says(tmp_path: pathlib.Path) -> None:
         Preparation((16, 16), 8, Image.Resampling.BICUBIC, CLIP_MEAN, CLIP_STD)
     with pytest.raises(TypeError, match="uint8"):
         bare(picture.float())
+
+
+def test_a_missing_library_is_named_with_its_extra(
+    clip: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny.open_clip_folder(tmp_path / "open")
+    for library, place in (("transformers", clip), ("open_clip", folder)):
+        monkeypatch.setitem(sys.modules, library, None)
+        with pytest.raises(ImportError, match=rf"needs {library}: pip install 'guided\[text\]'"):
+            open_towers(str(place))
 
 
 def test_what_cannot_judge_is_refused(clip: pathlib.Path, tmp_path: pathlib.Path) -> None:
