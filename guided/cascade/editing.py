@@ -37,11 +37,12 @@ def run(
 ) -> Iterator[Progress]:
     """Edit a photo as a generator: yields after every move, and the result last. All is checked before the first."""
     edit = Edit(source, request, strength, mask)
-    whole = _Whole(cascade.size, cascade.size[0] // cascade.sizes[0][0])
+    base = cascade.stages[0]
+    least = cascade.size[0] // cascade.sizes[0][0] * int(getattr(base.codec, "factor", 1))
+    whole = _Whole(cascade.size, least)
     last, which, request = editing.opened(cast(Any, whole), edit)
     factors = [cascade.size[0] // size[0] for size in cascade.sizes]
     stages = [dataclasses.replace(last, size=(last.size[0] // k, last.size[1] // k)) for k in factors]
-    base = cascade.stages[0]
     first = editing.planned(base, edit, stages[0], which, dataclasses.replace(request, size=stages[0].size))
     return _moves(cascade, edit, stages, which, (first, request))
 

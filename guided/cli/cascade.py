@@ -52,7 +52,7 @@ def doctor(
     dtype: Dtype = "float32",
     as_json: Json = False,
 ) -> None:
-    """Find the weak stage: under-trained, off in colour, fed by another kernel or another noise than it learnt.
+    """Find the weak stage: under-trained, off in colour, fed by another kernel, deaf to the noise it is told of.
 
     Exits 0 with its findings, sound or not.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,14 +88,7 @@ def edit(
         "solver": solver,
         "seed": seed,
     }
-    photos.run(
-        image,
-        out,
-        said,
-        lambda: common.open_drawing(model, device, dtype),
-        lambda opened, job, mask: _moves(opened, job, mask, said),
-        as_json,
-    )
+    _run(image, out, said, (model, device, dtype), as_json)
 
 
 def inpaint(
@@ -142,11 +136,17 @@ def inpaint(
         "solver": solver,
         "seed": seed,
     }
+    _run(image, out, said, (model, device, dtype), as_json)
+
+
+def _run(
+    image: pathlib.Path, out: pathlib.Path, said: Mapping[str, Any], network: tuple[str, str, str], as_json: bool
+) -> None:
     photos.run(
         image,
         out,
         said,
-        lambda: common.open_drawing(model, device, dtype),
+        lambda: common.open_drawing(*network),
         lambda opened, job, mask: _moves(opened, job, mask, said),
         as_json,
     )

@@ -19,7 +19,7 @@ from guided.cascade import Cascade
 from guided.cond import Cond
 from guided.degrade import Augment, Down, box
 from guided.degrade.scale import KERNELS, shrink
-from guided.denoiser import Denoise
+from guided.denoiser import Denoiser
 from guided.evaluate.distances import frechet
 from guided.evaluate.features import Bands, levels, unit
 from guided.evaluate.figures import Figure
@@ -114,8 +114,9 @@ def examine(cascade: Cascade, against: str, how: Doctor | None = None, watch: Wa
         findings += found
         figures += figure
         chosen.append(level)
-        drawn = _enlarged(cascade, number, drawn, level, how)
-    return Diagnosis(tuple(findings), tuple(figures), tuple(_advice(cascade, figures, chosen)), tuple(chosen))
+        if number + 1 < len(cascade.stages):
+            drawn = _enlarged(cascade, number, drawn, level, how)
+    return Diagnosis(tuple(findings), tuple(figures), tuple(_advice(cascade, figures)), tuple(chosen))
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,14 +194,14 @@ def _cosines(n: int) -> Tensor:
 
 
 @torch.no_grad()
-def _loss(denoise: Denoise, x0: Tensor, noise: Tensor, sigma: float, cond: Cond, batch: int) -> Tensor:
+def _loss(denoise: Denoiser, x0: Tensor, noise: Tensor, sigma: float, cond: Cond, batch: int) -> Tensor:
     """mean (D - x0)^2 of each picture, (n,) float64."""
     found = []
     for start in range(0, len(x0), batch):
         rows = slice(start, start + batch)
         part = cond if cond.size is None else cond.index(rows)
-        x = x0[rows] + sigma * noise[rows]
-        D = denoise(x, torch.tensor(sigma, dtype=torch.float64), part)
+        x, where = x0[rows] + sigma * noise[rows], next(denoise.parameters()).device
+        D = denoise(x.to(where), torch.tensor(sigma, dtype=torch.float64), part.to(where)).cpu()
         found.append((D.double() - x0[rows].double()).square().flatten(1).mean(1))
     return torch.cat(found)
 
@@ -231,7 +232,7 @@ def _taught(cascade: Cascade, number: int, images: Tensor, how: Doctor) -> list[
     high = min(0.9 * stage.denoiser.hi, 2.0)
     sigmas = [high, *(level for level in (0.3, 0.1) if stage.denoiser.lo < level < high)]
 
-    def loss(image: Tensor, level: float = 0.0, at: Sequence[float] = sigmas, by: Denoise = stage.denoiser) -> Tensor:
+    def loss(image: Tensor, level: float = 0.0, at: Sequence[float] = sigmas, by: Denoiser = stage.denoiser) -> Tensor:
         cond = Cond(image=image, aug=None if taught.augment is None else torch.full((len(x0),), level))
         return sum(_loss(by, x0, noise, s, cond, how.batch) for s in at)  # type: ignore[return-value]
 
@@ -360,17 +361,19 @@ def _swapped(
         told = f"generated, level {level:g}" + (" (declared)" if level == declared else "")
         figures.append(dataclasses.replace(scores[level], name=name, at=told))
     best = min(scores, key=lambda level: scores[level].value)
-    if scores[declared].low > scores[best].high:
+    if scores[declared].low <= scores[best].high:
+        best = declared  # not told apart
+    else:
         said = f"FD {scores[declared].value:.2f} at level {declared:g}, {scores[best].value:.2f} at {best:g}"
         findings.append(Finding(number + 1, "wrong augmentation level", said, f"join the stages with --level {best:g}"))
-    return findings, figures, best if findings else declared
+    return findings, figures, best
 
 
 def _grid(augment: Augment) -> list[float]:
     return [0.0, augment.most / 4, augment.most / 2]
 
 
-def _advice(cascade: Cascade, figures: Sequence[Figure], chosen: Sequence[float]) -> list[str]:
+def _advice(cascade: Cascade, figures: Sequence[Figure]) -> list[str]:
     """Each stage's share of the loss of quality, in FD, and what follows."""
     lines = []
     shares: dict[int, float] = {}

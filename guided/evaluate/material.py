@@ -85,7 +85,10 @@ def real(path: str, size: tuple[int, int], recipe: Mapping[str, Any] | None = No
     looks = {key: section[key] for key in ("channels", "background", "resize") if key in section}
     pictures = Pictures(source, size, **looks)
     captioned = any(record.caption is not None for record in source.records)
-    return Real(source, pictures, split_of(source.records, section.get("hold_out", HOLD_OUT), captioned))
+    # A recipe that does not say so is one of captions.
+    condition = section.get("condition", "text" if recipe or not source.classes else "class")
+    text = captioned and condition != "class"
+    return Real(source, pictures, split_of(source.records, section.get("hold_out", HOLD_OUT), text))
 
 
 def split_of(records: Sequence[Record], hold_out: Mapping[str, Any] | None, text: bool) -> Split:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from guided.degrade import Down, Task, box, consistent
+from guided.degrade import Down, Pairs, Task, box, consistent
 from guided.evaluate.distances import frechet, kernel
 from guided.evaluate.features import Bands, Features, levels, perceptual, unit
 from guided.evaluate.figures import Figure, mean
@@ -29,10 +29,16 @@ def translations(artist: Artist, real: Real, n: int, space: Features | None = No
 
     FD and KID of the results against the truth in `space`, perceptual distance and PSNR to it; of super-resolution also
     how well the small picture is met, and the mean error of each colour. Beside each stands the baseline's figure.
-    crops: below 1 random windows of the pictures stand for them, as the recipe's `data.crop`.
+    crops: below 1 random windows of the pictures stand for them, as the recipe's `data.crop`. Raises ValueError for a
+    model of pairs.
     """
     space = space or Bands()
     taught = translating.learnt(artist.model)
+    if any(isinstance(task, Pairs) for task in taught.tasks):
+        raise ValueError(
+            f"{artist.model.name} learnt from pairs, which no task makes of a picture: translate those of source/ and "
+            "judge the folder that comes of it: guided eval OUT --against target"
+        )
     rows = (*real.split.held_bases, *real.split.held_pairs) or real.split.train
     truth, groups = _pictures(real, sorted(rows), n, crops, artist.seed)
     figures: list[Figure] = []
@@ -56,16 +62,17 @@ def translations(artist: Artist, real: Real, n: int, space: Features | None = No
 
 def _pictures(real: Real, rows: Sequence[int], n: int, crops: float, seed: int) -> tuple[Tensor, list[int]]:
     """n pictures, uint8 (N, C, H, W), and the record of each; several windows of one where crops are asked for."""
-    if crops == 1 or crops == 0:
-        found, kept = real.read(thinned(rows, n))
-        return found, kept
-    found_, kept = [], []
-    for i in range(n):
-        row = rows[i % len(rows)]
+    some = thinned(rows, n)
+    if crops == 1:
+        return real.read(some)
+    sound = real.read(some)[1]
+    found, kept = [], []
+    for i in range(n if n > len(some) else len(sound)):
+        row = sound[i % len(sound)]
         draws = [(key(f"eval/crop/{what}", seed, i) % 2**32) / 2**32 for what in ("size", "down", "right")]
-        found_.append(real.pictures.piece(row, crops ** draws[0], draws[1], draws[2]))
+        found.append(real.pictures.piece(row, crops ** draws[0], draws[1], draws[2]))
         kept.append(row)
-    return torch.stack(found_), kept
+    return torch.stack(found), kept
 
 
 def _restored(artist: Artist, x0: Tensor, number: int) -> tuple[Tensor, Tensor]:

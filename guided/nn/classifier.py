@@ -49,6 +49,8 @@ class EncoderUNet(Body):
             raise ValueError(
                 f"a classifier reads the picture alone, this config also {', '.join(sorted(config.accepts))}"
             )
+        if config.patch > 1:
+            raise ValueError(f"patch: a classifier reads single pixels, got squares of {config.patch}")
         self.config, self.size = config, (size[0], size[1])
         self.act = activation(config.act)
         self.vector = VectorPort(config, self.act)

@@ -128,13 +128,14 @@ def in_colour(photo: Photo) -> Photo:
     """The photo as an RGB picture without a profile: one that may be given other colours than its mode holds."""
     if photo.mode == "RGB" and not photo.converted:
         return photo
-    stored = photo.rgb
-    if photo.alpha:
-        top = np.iinfo(photo.rgb.dtype).max
-        cover = np.full_like(photo.rgb[..., :1], top)
-        cover[:] = photo.stored[..., -1:]
-        stored = np.concatenate([photo.rgb, cover], -1)
-    return dataclasses.replace(photo, stored=stored.copy(), mode="RGB", converted=False, profile=None)
+    plain = dataclasses.replace(photo, mode="RGB", converted=False, profile=None)
+    cover = photo.stored[..., -1:] if photo.alpha else None
+    if photo.mode in ("L", "1") and not photo.converted:
+        stored = np.repeat(photo.stored[..., :1], 3, -1)
+    else:
+        stored = plain.back(photo.rgb.reshape(-1, 3), None if cover is None else cover.reshape(-1, 1))
+        stored = stored.reshape(photo.rgb.shape)
+    return dataclasses.replace(plain, stored=stored if cover is None else np.concatenate([stored, cover], -1))
 
 
 def enlarged(photo: Photo, size: tuple[int, int]) -> Photo:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
@@ -151,8 +150,8 @@ def prepare(recipe: Recipe, device: torch.device, facts: Mapping[str, Any] | Non
     denoiser = make_denoiser(recipe, config).to(device=device, dtype=DTYPES[recipe.train.precision])
     if device.type == "cuda":
         denoiser = denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    job = Job(recipe, source, pictures, split, conditions, samples, law, denoiser, config, fingerprint(records))
-    return dataclasses.replace(job, translation=translation, partners=partners)
+    made = source, pictures, split, conditions, samples, law, denoiser, config, fingerprint(records)
+    return Job(recipe, *made, translation, partners)
 
 
 def open_source(recipe: Recipe) -> tuple[Source, Source | None]:
@@ -188,11 +187,11 @@ def _conditioned(recipe: Recipe, source: Source) -> Source:
 
 
 def part(recipe: Recipe, records: Sequence[Record]) -> Split:
-    """Training and held-out records; sets without captions are split by the names of their pictures."""
+    """Training and held-out records; by base captions, or where there are none, or classes, by pictures' names."""
     hold = recipe.data.hold_out
     if hold is None:
         return Split(tuple(range(len(records))), (), ())
-    if any(record.caption is not None for record in records):
+    if recipe.data.condition != "class" and any(record.caption is not None for record in records):
         return data.split(records, share=hold.share, pairs=hold.pairs)
     return data.split(records, share=hold.share, pairs=0, key=lambda record: Path(record.name).name)
 

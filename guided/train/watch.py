@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ class HeldOut:
     def __call__(self, denoiser: Denoiser | NoisyClassifier, objective: Objective) -> dict[str, float]:
         """The loss at each sigma (by its four digits), and their mean under `mean`; empty without held-out pictures."""
         weights = next(denoiser.parameters())
-        found = [(row, picture) for row in self.rows if (picture := self._picture(row)) is not None]
+        found = [(row, picture) for row in self.rows if (picture := readable(self.job, row)) is not None]
         if not found:
             return {}
         x0 = torch.stack([picture for _, picture in found]).to(weights) / 127.5 - 1
@@ -62,13 +63,15 @@ class HeldOut:
             out[f"{sigma:.4g}"] = float(objective(denoiser, x0, noise, levels, cond).mean())
         return {**out, "mean": math.fsum(out.values()) / len(out)}
 
-    def _picture(self, row: int) -> Tensor | None:
-        try:
-            if self.job.partners is not None:
-                self.job.partners[row]
-            return self.job.pictures[row]
-        except BadPicture:
-            return None
+
+def readable(job: Job, row: int) -> Tensor | None:
+    """The picture of a record, None where it or its partner cannot be read."""
+    try:
+        if job.partners is not None:
+            job.partners[row]
+        return job.pictures[row]
+    except BadPicture:
+        return None
 
 
 def preview(job: Job, denoiser: Denoiser, file: Path) -> None:
@@ -96,8 +99,10 @@ def preview(job: Job, denoiser: Denoiser, file: Path) -> None:
 
 def _asked(job: Job) -> tuple[Cond, int]:
     if job.translation is not None:
-        rows = (job.held or job.split.train)[:PREVIEWED]
-        x0 = torch.stack([job.pictures[row] for row in rows]).float() / 127.5 - 1
+        found = ((row, readable(job, row)) for row in job.held or job.split.train)
+        sound = list(islice(((row, picture) for row, picture in found if picture is not None), PREVIEWED))
+        rows = [row for row, _ in sound]
+        x0 = torch.stack([picture for _, picture in sound]).float() / 127.5 - 1
         return job.shown(rows, x0, job.conditions(rows)), len(rows)
     prompts = job.recipe.sample.prompts
     if job.conditions.tokens is not None:

@@ -127,6 +127,7 @@ def _without_counterpart(config: UNetConfig) -> dict[str, str]:
     alike = config.middle_blocks == 2 and config.middle_depth == deepest > 0
     middle = config.middle_blocks == 0 or (config.middle_blocks == 1 and not config.middle_depth) or alike
     return {
+        "conv_in: patch": f"squares of {config.patch} pixels as channels" if config.patch > 1 else "",
         "down, up: skips": "one skip a level" if config.skips != "every" else "",
         "attention": kinds[config.attention] if unlike else "",
         "attention: depth": "several blocks in a row" if added and max(config.levels_and_middle) > 1 else "",

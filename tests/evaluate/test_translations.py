@@ -113,3 +113,19 @@ def test_bands_see_what_is_missing_and_what_is_too_much(tmp_path: pathlib.Path) 
     coarse = x.reshape(3, 16, 2, 16, 2).mean((2, 4)).repeat_interleave(2, 1).repeat_interleave(2, 2)
     wanted = np.log(0.03 + float((x - coarse).abs().mean(0)[:8, :8].mean()))
     assert float(space(truth)[0, 48]) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_windows_are_cut_at_the_scale_that_was_learnt_and_pairs_are_refused(tmp_path: pathlib.Path) -> None:
+    from guided.evaluate.material import real
+    from guided.evaluate.translations import _pictures
+
+    data = saved(tmp_path / "data", 6, 32)
+    found = real(str(data), (16, 16), {"data": {"hold_out": None}})
+    windows, rows = _pictures(found, range(6), 6, 0.0, 0)
+    for window, row in zip(windows, rows, strict=True):
+        whole = np.asarray(Image.open(sorted(data.iterdir())[row]))
+        every = np.lib.stride_tricks.sliding_window_view(whole, (16, 16, 3))[:, :, 0]
+        assert (every == window.permute(1, 2, 0).numpy()).all((2, 3, 4)).sum() == 1
+    model, _ = answering(Translation((degrade.Pairs(),)), steps=1)
+    with pytest.raises(ValueError, match="learnt from pairs"):
+        evaluate(model, data, Options(n=4))

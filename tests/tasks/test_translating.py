@@ -74,6 +74,15 @@ def test_a_colourised_photo_is_rgb_whatever_it_was() -> None:
         assert not np.array_equal(opaque[..., 0], opaque[..., 1])
 
 
+def test_half_transparent_grey_keeps_its_grey() -> None:
+    """A network that answers with what it is shown leaves a photo with alpha as it is, in three channels."""
+    model, _ = answering(QUARTET)
+    given = photo((16, 16), channels=2)
+    done = model.translate(given, task="jpeg").arrays[0]
+    assert np.array_equal(done[..., -1], given[..., -1])
+    assert np.array_equal(done[..., :3], given[..., :1].repeat(3, -1))
+
+
 def test_a_local_task_works_at_the_photos_own_size_and_a_global_one_at_the_models() -> None:
     model, network = answering(QUARTET)
     big = photo((300, 270))

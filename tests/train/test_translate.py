@@ -182,3 +182,13 @@ def test_the_recipes_train_at_toy_size(name: str, tmp_path: Path) -> None:
     photo = np.full((16, 16, 3), 90, np.uint8)
     done = model.upscale(photo, steps=2) if name == "sr-emoji" else model.translate(photo, task="jpeg", steps=2)
     assert done[0].size == ((64, 64) if name == "sr-emoji" else (16, 16))
+
+
+def test_a_preview_passes_over_what_cannot_be_read(tmp_path: Path) -> None:
+    root = pair_folders(tmp_path / "pairs")
+    for name in ("a", "c"):
+        (root / "source" / f"{name}.bmp").write_bytes(b"no picture")
+    values = recipe(root, tmp_path / "run", train__preview_every=24) | {"translate": {"tasks": ["pairs"]}}
+    values["data"] = {**values["data"], "hold_out": None}
+    last(values)
+    assert len(list((tmp_path / "run" / "previews").glob("*.png"))) == 2
