@@ -10,7 +10,7 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -141,6 +141,12 @@ class Denoiser(nn.Module):
         self.hi = hi
         self.autocast: torch.dtype | None = None
         self.edge: Edge | None = None
+
+    def with_network(self, network: nn.Module) -> Self:
+        """The same frame, range, edge and precision around another network."""
+        made = type(self)(network, self.parametrization, self.lo, self.hi)
+        made.autocast, made.edge = self.autocast, self.edge
+        return made
 
     @property
     def accepts(self) -> frozenset[str]:

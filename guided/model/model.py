@@ -160,8 +160,7 @@ class Model(Verbs):
             return None
         network = store.blank(self.denoiser.network)
         network.load_state_dict(dict(self._early), assign=True)
-        weak = type(self.denoiser)(network, self.denoiser.parametrization, self.denoiser.lo, self.denoiser.hi)
-        weak.autocast, weak.edge = self.denoiser.autocast, self.denoiser.edge
+        weak = self.denoiser.with_network(network)
         return weak.eval().requires_grad_(False).to(self.device)
 
     def generate(

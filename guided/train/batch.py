@@ -43,7 +43,8 @@ class Broken:
 class Batch:
     """Part of a batch: counters, x0 (b, C, H, W) in [-1, 1], unit noise, sigma (b,) float64, cond; names for messages.
 
-    On its way from a worker x0 is uint8; `to` moves and converts.
+    On its way from a worker x0 is uint8, or latents as they are; `to` moves and converts. rows: the records drawn.
+    captions: theirs, None where absent or dropped, for who reads them anew in every update.
     """
 
     counters: tuple[int, ...]
@@ -53,10 +54,12 @@ class Batch:
     cond: Cond
     names: tuple[str, ...]
     broken: tuple[Broken, ...] = ()
+    rows: tuple[int, ...] = ()
+    captions: tuple[str | None, ...] = ()
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """On the device, the pictures as numbers in [-1, 1] of this dtype."""
-        x0 = self.x0.to(device, non_blocking=True).to(dtype).mul_(1 / 127.5).sub_(1.0)
+        x0 = values(self.x0.to(device, non_blocking=True), dtype)
         noise = self.noise.to(device, dtype, non_blocking=True)
         sigma = self.sigma.to(device, non_blocking=True)
         return replace(self, x0=x0, noise=noise, sigma=sigma, cond=self.cond.to(device, dtype))
@@ -64,6 +67,13 @@ class Batch:
     def pin_memory(self) -> Batch:
         """For the loader, where a GPU reads what it hands over."""
         return replace(self, x0=self.x0.pin_memory(), noise=self.noise.pin_memory(), sigma=self.sigma.pin_memory())
+
+
+def values(pictures: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pictures as the denoiser takes them: uint8 brought to [-1, 1], latents as they are."""
+    if pictures.dtype != torch.uint8:
+        return pictures.to(dtype)
+    return pictures.to(dtype).mul_(1 / 127.5).sub_(1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +112,10 @@ class Samples:
         for row, counter in zip(noise, counters, strict=True):
             torch.randn(row.shape, generator=generator("train/noise", self.seed, counter), out=row)
         cond = self.conditions(rows)
+        dropped = self._chance("train/drop", counters) < self.drop
         if self.drop:
-            cond = cond.drop(self._chance("train/drop", counters) < self.drop)
+            cond = cond.drop(dropped)
+        records = [self.pictures.source.records[row] for row in rows]
         if self.translation is not None:
             x0, cond = self._translated(x0, counters, cond)
         return Batch(
@@ -112,8 +124,12 @@ class Samples:
             noise=noise,
             sigma=self.law.levels(self.seed, counters),
             cond=cond,
-            names=tuple(self.pictures.source.records[row].name for row in rows),
+            names=tuple(record.name for record in records),
             broken=tuple(fault for _, _, fault in drawn if fault is not None),
+            rows=tuple(rows),
+            captions=tuple(
+                None if gone else record.caption for record, gone in zip(records, dropped.tolist(), strict=True)
+            ),
         )
 
     def _translated(self, x0: Tensor, counters: Sequence[int], cond: Cond) -> tuple[Tensor, Cond]:

@@ -28,13 +28,15 @@ def beta(gamma: float, update: int) -> float:
 
 
 class PowerEMA:
-    """A network holding the average of another's weights; its buffers are the other's."""
+    """A network holding the average of another's weights; its buffers, and what is frozen, are the other's."""
 
     def __init__(self, network: nn.Module, sigma_rel: float) -> None:
         self.sigma_rel = sigma_rel
         self.gamma = exponent(sigma_rel)
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        self._own: list[Tensor] = list(self.network.parameters())
+        frozen = {id(weight): weight for weight in network.parameters() if not weight.requires_grad}
+        self.network = copy.deepcopy(network, frozen).eval()
+        self._own: list[Tensor] = [weight for weight in self.network.parameters() if weight.requires_grad]
+        self.network.requires_grad_(False)
 
     @property
     def name(self) -> str:
@@ -43,5 +45,6 @@ class PowerEMA:
 
     @torch.no_grad()
     def update(self, weights: Sequence[Tensor], update: int) -> None:
-        """Take in the weights after update t = 1, 2, ..."""
-        torch._foreach_lerp_(self._own, list(weights), 1.0 - beta(self.gamma, update))
+        """Take in the trained weights after update t = 1, 2, ..."""
+        if self._own:
+            torch._foreach_lerp_(self._own, list(weights), 1.0 - beta(self.gamma, update))

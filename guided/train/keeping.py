@@ -21,6 +21,9 @@ from guided.train.state import State
 from guided.train.update import Update
 from guided.train.watch import HeldOut, averaged, preview
 
+CARDS = ("card.json", "adapter.json")
+"""What describes a finished run's model, or its adapter."""
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -83,6 +86,7 @@ class Keeper:
         """Whatever is due between the counters `before` and now: held-out loss, preview, checkpoint, the model."""
         train, now = self.job.recipe.train, self.state.counter
         held = self._hold() if train.held_every and (last or _due(train.held_every, before, now)) else None
+        last = last or self.state.ended is not None
         if train.preview_every and (last or _due(train.preview_every, before, now)):
             self._draw()
         saved = self.save(last) if last or stop or _due(train.save_every, before, now) else None
@@ -91,8 +95,12 @@ class Keeper:
         return Kept(held or None, saved, model, note or None)
 
     def _hold(self) -> Mapping[str, float]:
-        held = self.state.held = self.held_out(averaged(self.job, self.state.emas[0]), self.objective)
+        drawer = averaged(self.job, self.state.emas[0])
+        held = self.state.held = self.held_out(drawer, self.objective)
         self.board.scalars({f"held/{name}": value for name, value in held.items()}, self.state.counter)
+        if self.job.tuning is not None and isinstance(drawer, Denoiser):
+            told = self.job.tuning.check(self.job, self.state, drawer, self.objective)
+            self._notes += [] if told is None else [told]
         return held
 
     def _draw(self) -> None:
@@ -132,8 +140,13 @@ class Keeper:
         from guided.train.export import model_of
 
         metrics = {"held_out_loss": dict(self.state.held)} if self.state.held else {}
-        model = model_of(self.job, self.state, metrics)
-        model.save(self.folder / "model")
+        model: Model | NoisyClassifier
+        if self.job.tuning is None:
+            model = model_of(self.job, self.state, metrics)
+            model.save(self.folder / "model")
+        else:
+            model = self.job.tuning.model(self.job, self.state, metrics)
+            self.job.tuning.save(model, self.folder / "model")
         self.close()
         for place in (self.folder, self.folder / "checkpoints"):
             _files.sweep(place)
@@ -155,13 +168,18 @@ def _due(every: int, before: int, now: int) -> bool:
 
 
 def finished(folder: Path, images: int) -> int | None:
-    """The counter of a run that is done: its newest checkpoint has the images asked for, and its model has them too."""
+    """The counter of a run that is done: its newest checkpoint has the images asked for, and its model has them too.
+
+    A run that tunes may have ended itself before.
+    """
     there = checkpoint.listed(folder / "checkpoints")
     count = checkpoint.number(there[-1]) if there else None
-    if count is None or count < images:
+    file = next((file for name in CARDS if (file := folder / "model" / name).is_file()), None)
+    if count is None or file is None:
         return None
     try:
-        made = json.loads((folder / "model" / "card.json").read_text())["provenance"]["images"]
-    except (OSError, ValueError, KeyError, TypeError):
+        made = json.loads(file.read_text())["provenance"]
+        done = made["images"] == count and (count >= images or bool(made.get("ended")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return count if made == count else None
+    return count if done else None

@@ -59,3 +59,18 @@ class LogNormal:
 
     def levels(self, seed: int, counters: Sequence[int]) -> Tensor:
         return self.quantile(even("train/sigma", seed, counters))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Each of the levels that a published network was trained on equally often: ln sigma, rising."""
+
+    log_sigmas: tuple[float, ...]
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """Sigma below which a share u in (0, 1) of the draws lies."""
+        levels = torch.tensor(self.log_sigmas, dtype=torch.float64)
+        return levels[(u * len(levels)).long().clamp(max=len(levels) - 1)].exp()
+
+    def levels(self, seed: int, counters: Sequence[int]) -> Tensor:
+        return self.quantile(even("train/sigma", seed, counters))

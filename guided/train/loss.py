@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +15,8 @@ from guided.noise import generator
 from guided.train.recipe import LossSection, Recipe
 
 Weight = Callable[[Tensor], Tensor]
-Objective = Callable[[Any, Tensor, Tensor, Tensor, Cond], Tensor]
-"""(denoiser or classifier, x0, noise, sigma, cond) -> the loss of each image, (B,)."""
+Objective = Callable[..., Tensor]
+"""(denoiser or classifier, x0, noise, sigma, cond[, target]) -> the loss of each image, (B,)."""
 
 
 def objective(recipe: Recipe, parametrization: Parametrization) -> Objective:
@@ -25,7 +24,7 @@ def objective(recipe: Recipe, parametrization: Parametrization) -> Objective:
     if recipe.task == "classifier":
         return cross_entropy
     weigh = weight(recipe.loss, recipe.denoiser.sigma_data, parametrization)
-    return lambda denoise, x0, noise, sigma, cond: loss(denoise, weigh, x0, noise, sigma, cond)
+    return lambda denoise, *given: loss(denoise, weigh, *given)
 
 
 def weight(section: LossSection, sigma_data: float, parametrization: Parametrization) -> Weight:
@@ -52,18 +51,26 @@ def weight(section: LossSection, sigma_data: float, parametrization: Parametriza
     return weights[section.weight]
 
 
-def loss(denoise: Denoise, weigh: Weight, x0: Tensor, noise: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+def loss(
+    denoise: Denoise, weigh: Weight, x0: Tensor, noise: Tensor, sigma: Tensor, cond: Cond, target: Tensor | None = None
+) -> Tensor:
     """The weighted loss of each image, (B,): weight(sigma) mean((D(x0 + sigma n; sigma) - x0)^2).
 
-    x0, noise: (B, *); sigma: (B,) float64. Its minimiser is E[x0 | x, cond] for every weight above 0.
+    x0, noise: (B, *); sigma: (B,) float64. Its minimiser is E[x0 | x, cond] for every weight above 0. target: what D is
+    to be, in place of x0.
     """
     x = torch.addcmul(x0, spread(sigma, x0), noise)
-    error = denoise(x, sigma, cond) - x0
+    error = denoise(x, sigma, cond) - (x0 if target is None else target)
     return spread(weigh(sigma), error).flatten() * error.square().flatten(1).mean(1)
 
 
 def cross_entropy(
-    classifier: Callable[[Tensor, Tensor], Tensor], x0: Tensor, noise: Tensor, sigma: Tensor, cond: Cond
+    classifier: Callable[[Tensor, Tensor], Tensor],
+    x0: Tensor,
+    noise: Tensor,
+    sigma: Tensor,
+    cond: Cond,
+    target: None = None,
 ) -> Tensor:
     """-ln p(label | x0 + sigma n; sigma) of each image in nats, (B,); 0 where the label is absent.
 

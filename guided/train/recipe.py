@@ -158,9 +158,9 @@ class DenoiserSection(Section):
 
 
 class NoiseSection(Section):
-    """The law of the noise levels seen in training."""
+    """The law of the noise levels seen in training; "trained": evenly over those of a published base (tune)."""
 
-    law: Annotated[str, one_of("log_normal", "logit_normal")] = "log_normal"
+    law: Annotated[str, one_of("log_normal", "logit_normal", "trained")] = "log_normal"
     mean: Annotated[float, number()] = -0.8
     std: Positive = 1.2
 
@@ -208,6 +208,30 @@ class TrainSection(Section):
         return self
 
 
+METHODS = ("lora", "dora", "full", "dreambooth", "textual-inversion")
+
+
+class Tune(Section):
+    """A model that exists, what of it is trained, and what it must not forget; see `guided.tune`."""
+
+    base: Text
+    method: Annotated[str, one_of(*METHODS)] = "lora"
+    rank: Amount = 16  # of the adapters; 0: the weights themselves, as `full` does
+    alpha: Positive | None = None  # an adapter counts alpha / rank times; None: once
+    targets: Annotated[str, one_of("attention", "convolutions", "all")] = "all"
+    text_rank: Amount = 0  # of adapters on the text encoder; 0: none
+    word: Text | None = None  # the new word: of textual inversion; and what pictures without a caption are called
+    classes: Truth = False  # class folders that the base does not know become new classes
+    encoder: Annotated[Any, BeforeValidator(_encoder)] | None = None  # another text encoder than the base's
+    vectors: Count = 4  # token states that a new word of textual inversion stands for
+    replay: Annotated[float, number(0, 0.9)] = 0.5  # share of a batch that are pictures which the base drew
+    replayed: Count = 128  # how many it draws
+    prompts: Annotated[tuple[Text, ...], sequence()] = ()  # of what; none: what its card says it was trained on
+    budget: Positive | None = 0.05  # most that the loss on replayed pictures may rise, as a share; None: any
+    patience: Count = 5  # checks without a better state that end the run
+    frozen: Annotated[str, one_of("float32", "bf16")] = "float32"  # what weights that stay as they are lie in
+
+
 class SampleSection(Section):
     """How previews are drawn, and what the finished model does by default."""
 
@@ -226,6 +250,7 @@ class Recipe(Section):
     data: Data
     text: TextSection = TextSection()
     translate: Translate | None = None
+    tune: Tune | None = None
     model: ModelSection = ModelSection()  # type: ignore[valid-type]
     denoiser: DenoiserSection = DenoiserSection()
     noise: NoiseSection = NoiseSection()
@@ -244,7 +269,7 @@ class Recipe(Section):
 
 TEXT_KEYS = frozenset(
     f"{prefix}{name}"
-    for prefix, section in (("", Recipe), ("data.", Data), ("text.", TextSection))
+    for prefix, section in (("", Recipe), ("data.", Data), ("text.", TextSection), ("tune.", Tune))
     for name, field in section.model_fields.items()
     if field.annotation is str or name == "encoder"
 )
@@ -287,6 +312,9 @@ def _unfit(recipe: Recipe) -> list[str]:
             faults.append("translate.tasks: pairs need a folder with `source` and `target` in it")
     if recipe.denoiser.around and recipe.translate is None:
         faults.append("denoiser.around: a network that is shown no picture (translate) has none to differ from")
+    faults += [] if recipe.tune is None else _untunable(recipe, recipe.tune)
+    if recipe.noise.law == "trained" and recipe.tune is None:
+        faults.append("noise.law: trained: only a model that is tuned has levels it was trained on")
     if recipe.task != "classifier":
         return faults
     if recipe.translate is not None:
@@ -297,4 +325,21 @@ def _unfit(recipe: Recipe) -> list[str]:
         faults.append("train.drop: a classifier learns the class of every picture; leave it out")
     if recipe.loss.model_fields_set:
         faults.append("loss: a classifier's is cross-entropy; leave the section out")
+    return faults
+
+
+def _untunable(recipe: Recipe, tune: Tune) -> list[str]:
+    faults = []
+    if recipe.task == "classifier":
+        faults.append("tune: a classifier is not tuned; train one with another recipe")
+    if recipe.model.model_fields_set:
+        faults.append("model: the network is that of tune.base; leave the section out")
+    if recipe.text.model_fields_set:
+        faults.append("text: the encoder is that of tune.base; leave the section out, or name another in tune.encoder")
+    if tune.method in ("lora", "dora") and not tune.rank:
+        faults.append(f"tune.rank: expected at least 1 for {tune.method}, got 0; the weights themselves: method full")
+    if tune.method == "textual-inversion" and tune.word is None:
+        faults.append("tune.word: expected the word that textual-inversion is to learn, got none")
+    if tune.budget is not None and not tune.replay:
+        faults.append("tune.budget: what is forgotten shows on replayed pictures: give tune.replay > 0, or budget null")
     return faults

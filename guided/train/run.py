@@ -80,12 +80,12 @@ def _run(recipe: Recipe, device: str) -> Iterator[Step]:
         facts = workplace.begun(folder, recipe)
         done = keeping.finished(folder, recipe.train.images)
         if done is not None:
-            yield _finished(folder, done, opened(folder / "model"))
+            yield _finished(folder, done, opened(folder / "model") if recipe.tune is None else _tuned(folder / "model"))
             return
         job = team.main_first(lambda: setup.prepare(recipe, team.device, facts))
         if team.main:
-            workplace.remember(folder, recipe, job.fingerprint, job.text_spec)
-        state = State(recipe, job.denoiser)
+            workplace.remember(folder, recipe, job.facts)
+        state = State(recipe, job.denoiser, job.tuning)
         notes += keeping.resume(state, folder)
         keeper = keeping.Keeper(job, state, folder, notes) if team.main else None
         if keeper is not None:
@@ -107,9 +107,9 @@ def _train(
     parts = Parts(state.counter, train.images, train.batch_size, train.accumulate, team.rank, team.count)
     stream = iter(loader(job.samples, parts, recipe.data.workers, team.device.type == "cuda", begin))
     speed = Speed()
-    if state.counter >= train.images:  # killed between the last checkpoint and the model
+    if state.counter >= train.images or state.ended:  # killed between the last checkpoint and the model
         yield _finished(Path(recipe.out), state.counter, None if keeper is None else keeper.finish())
-    while state.counter < train.images:
+    while state.counter < train.images and not state.ended:
         before, lr = state.counter, learning_rate(train, state.counter)
         made = update(state, islice(stream, train.accumulate), objective, lr, team, stop.asked is not None)
         if not made.applied and (not state.scaler.is_enabled() or state.skipped >= SKIPS):
@@ -121,8 +121,10 @@ def _train(
             keeper.log(made, lr)
             kept = keeper.after(before, last, made.stop)
             step = replace(step, held=kept.held, saved=kept.saved, note=kept.note, model=kept.model)
+        if job.tuning is not None:
+            state.ended = team.told(state.ended)
         yield step
-        if made.stop and not last:
+        if made.stop and not last and not state.ended:
             stop.leave()
     team.wait()
 
@@ -136,6 +138,13 @@ class Speed:
     def __call__(self, images: int) -> float:
         self._ends.append(time.perf_counter())
         return images * (len(self._ends) - 1) / max(self._ends[-1] - self._ends[0], 1e-9)
+
+
+def _tuned(folder: Path) -> Model:
+    """A tuned model may be an adapter beside its base, which may be anybody's: the zoo opens it."""
+    from guided.zoo import load_model
+
+    return load_model(folder)
 
 
 def _finished(folder: Path, images: int, model: Model | NoisyClassifier | None) -> Step:

@@ -24,8 +24,9 @@ from guided.model import NoisyClassifier
 from guided.nn import EncoderUNet, UNet, UNetConfig, preset
 from guided.noise import key
 from guided.train.batch import Samples
-from guided.train.levels import LogNormal
+from guided.train.levels import Law, LogNormal
 from guided.train.recipe import Recipe
+from guided.train.tuning import Tuning
 
 DTYPES = {"float32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "float64": torch.float64}
 MEAN_OF = 2048
@@ -67,17 +68,20 @@ class Job:
     split: Split
     conditions: Conditions
     samples: Samples
-    law: LogNormal
+    law: Law
     denoiser: Denoiser | NoisyClassifier
     config: UNetConfig
     fingerprint: str
     translation: Translation | None = None
     partners: Pictures | None = None
+    tuning: Tuning | None = None
 
     @property
-    def text_spec(self) -> Any:
-        """What reopens the text encoder; None without one."""
-        return None if self.conditions.tokens is None else self.conditions.tokens.spec
+    def facts(self) -> dict[str, Any]:
+        """What decides the run besides its recipe, as JSON: the data, what reopens the text encoder, a base model."""
+        text_spec = None if self.conditions.tokens is None else self.conditions.tokens.spec
+        base = {} if self.tuning is None else {"base": dict(self.tuning.facts)}
+        return {"data": self.fingerprint, "text": text_spec, **base}
 
     def mean(self) -> list[float]:
         """The mean of the training pictures, one number a channel in [-1, 1], from at most 2,048 of them."""
@@ -116,17 +120,17 @@ def prepare(recipe: Recipe, device: torch.device, facts: Mapping[str, Any] | Non
     facts: what is known of the run where one goes on: a complete cache then needs no encoder, and other data under
     the same path are refused. Raises ValueError, FileNotFoundError.
     """
+    if recipe.tune is not None:
+        from guided.tune.preparing import prepare_tuning
+
+        return prepare_tuning(recipe, device, facts)
     source, partner = open_source(recipe)
     known_text = None if facts is None else facts["text"]
-    if facts is not None and facts["data"] != fingerprint(source.records):
-        raise ValueError(
-            f"data.path: {recipe.data.path} no longer holds the pictures, captions and labels that this run "
-            "began with; restore them, or begin another run with out="
-        )
+    unchanged(recipe, source.records, facts)
     split = part(recipe, source.records)
     if not split.train:
         raise ValueError(f"data.path: {recipe.data.path}: no picture is left for training")
-    tokens = _tokens(recipe, source, device, known_text) if recipe.data.condition == "text" else None
+    tokens = read_texts(recipe, source, device, known_text) if recipe.data.condition == "text" else None
     config = network_config(recipe, source, tokens)
     records = source.records
     conditions = Conditions(
@@ -152,6 +156,15 @@ def prepare(recipe: Recipe, device: torch.device, facts: Mapping[str, Any] | Non
         denoiser = denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     made = source, pictures, split, conditions, samples, law, denoiser, config, fingerprint(records)
     return Job(recipe, *made, translation, partners)
+
+
+def unchanged(recipe: Recipe, records: Sequence[Record], facts: Mapping[str, Any] | None) -> None:
+    """Raise ValueError where a run that goes on finds other data."""
+    if facts is not None and facts["data"] != fingerprint(records):
+        raise ValueError(
+            f"data.path: {recipe.data.path} no longer holds the pictures, captions and labels that this run "
+            "began with; restore them, or begin another run with out="
+        )
 
 
 def open_source(recipe: Recipe) -> tuple[Source, Source | None]:
@@ -201,7 +214,10 @@ def token_folder() -> Path:
     return Path(os.environ.get("GUIDED_CACHE") or Path.home() / ".cache" / "guided") / "tokens"
 
 
-def _tokens(recipe: Recipe, source: Source, device: torch.device, known: Mapping[str, Any] | None) -> text.TokenCache:
+def read_texts(
+    recipe: Recipe, source: Source, device: torch.device, known: Mapping[str, Any] | None
+) -> text.TokenCache:
+    """The states of all captions and prompts of a recipe, by its encoder, or by the one that a run began with."""
     wanted = ["", *recipe.sample.prompts, *(r.caption for r in source.records if r.caption is not None)]
     if known is not None:
         # Where the cache lacks nothing, no encoder is opened; else both of these say that it is needed.

@@ -45,7 +45,9 @@ def update(state: State, parts: Iterator[Batch], objective: Objective, lr: float
     for part in parts:
         batch = part.to(team.device, state.weights[0].dtype)
         with counted_dropout(state, batch.counters[0]):
-            each = objective(state.denoiser, batch.x0, batch.noise, batch.sigma, batch.cond)
+            cond = batch.cond if state.tuning is None else state.tuning.read(batch)
+            target = None if state.tuning is None else state.tuning.target(batch, state.denoiser)
+            each = objective(state.denoiser, batch.x0, batch.noise, batch.sigma, cond, target)
             aim = each if state.head is None else state.head.objective(each, batch.sigma)
             state.scaler.scale(aim.sum() / total).backward()  # type: ignore[no-untyped-call]
         seen.append((batch, each.detach()))

@@ -18,12 +18,15 @@ from guided.denoiser import Around, Denoiser, middle_of
 from guided.guide import cfg
 from guided.model import NoisyClassifier
 from guided.noise import Noise
+from guided.train.batch import values
 from guided.train.ema import PowerEMA
 from guided.train.loss import Objective
 from guided.train.setup import Job
 
 LEVELS = 8
 PICTURES = 64
+LEAST = 32
+"""Fewer pictures are each looked at with several draws of the noise, so that as many are judged."""
 COLUMNS = 8
 PREVIEWED = 16
 
@@ -31,9 +34,11 @@ PREVIEWED = 16
 def averaged(job: Job, ema: PowerEMA) -> Denoiser | NoisyClassifier:
     """The denoiser (or classifier) with an average's weights; it shares their memory."""
     own = job.denoiser
-    denoiser = type(own)(ema.network, own.parametrization, own.lo, own.hi)
-    denoiser.autocast = own.autocast
-    return denoiser.eval()
+    if isinstance(own, Denoiser):
+        return own.with_network(ema.network).eval()
+    classifier = type(own)(ema.network, own.parametrization, own.lo, own.hi)
+    classifier.autocast = own.autocast
+    return classifier.eval()
 
 
 class HeldOut:
@@ -53,10 +58,13 @@ class HeldOut:
         found = [(row, picture) for row in self.rows if (picture := readable(self.job, row)) is not None]
         if not found:
             return {}
-        x0 = torch.stack([picture for _, picture in found]).to(weights) / 127.5 - 1
+        draws = -(-LEAST // len(found)) if self.job.tuning is not None else 1
+        found = [pair for pair in found for _ in range(draws)]
+        x0 = values(torch.stack([picture for _, picture in found]).to(weights.device), weights.dtype)
         rows = [row for row, _ in found]
         cond = self.job.shown(rows, x0, self.job.conditions(rows)).to(weights.device, weights.dtype)
-        noise = Noise([self.job.recipe.seed + row for row in rows], "held")(0, x0.shape[1:]).to(weights)
+        seeds = [self.job.recipe.seed + row + (at % draws << 20) for at, row in enumerate(rows)]
+        noise = Noise(seeds, "held")(0, x0.shape[1:]).to(weights)
         out: dict[str, float] = {}
         for sigma in self.sigmas:
             levels = torch.full((len(x0),), sigma, dtype=torch.float64, device=weights.device)

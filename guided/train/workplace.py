@@ -120,10 +120,10 @@ def begun(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
     return facts
 
 
-def remember(folder: Path, recipe: Recipe, fingerprint: str, text: Any) -> None:
-    """Write down what this folder is a run of: the recipe, the data's fingerprint, the text encoder's spec."""
-    facts = {"recipe": json.loads(recipe.model_dump_json()), "data": fingerprint, "text": text}
-    _files.write(folder / FACTS, json.dumps(facts, indent=1) + "\n")
+def remember(folder: Path, recipe: Recipe, facts: Mapping[str, Any]) -> None:
+    """Write down what this folder is a run of: the recipe, and the facts of its job."""
+    said = {"recipe": json.loads(recipe.model_dump_json()), **facts}
+    _files.write(folder / FACTS, json.dumps(said, indent=1) + "\n")
 
 
 class Stop:

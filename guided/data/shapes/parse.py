@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 
 from guided.data.resize import fit as resize
 from guided.data.shapes.render import cover
-from guided.data.shapes.scene import COLOURS, PLACES, RELATIONS, SHAPES, SIZES, Object, Scene, read
+from guided.data.shapes.scene import COLOURS, NEW_COLOURS, PLACES, RELATIONS, SHAPES, SIZES, Object, Scene, read
 
 Array = NDArray[Any]
+Palette = Mapping[str, tuple[int, int, int]]
 APART = 60.0
 """RGB distance from the background at which a pixel belongs to an object."""
 NEAR = 90.0
@@ -42,8 +44,12 @@ class Seen:
     misfit: float
 
 
-def look(image: Any) -> list[Seen] | None:
-    """The objects of a picture, uint8 (3, H, W) or (H, W, 3); None where it is no picture of a few objects."""
+def look(image: Any, new: Iterable[str] = ()) -> list[Seen] | None:
+    """The objects of a picture, uint8 (3, H, W) or (H, W, 3); None where it is no picture of a few objects.
+
+    new: names of `NEW_COLOURS` that are told apart too.
+    """
+    palette = COLOURS | {name: NEW_COLOURS[name] for name in new}
     picture = _picture(image)
     background = _background(picture)
     if background is None:
@@ -54,7 +60,7 @@ def look(image: Any) -> list[Seen] | None:
     parts = [part for part in parts if part.sum() >= 3]
     if not parts or len(parts) > MOST:
         return None
-    seen = [_recognise(picture, background, away, part, parts) for part in parts if part.sum() >= least]
+    seen = [_recognise(picture, background, away, part, parts, palette) for part in parts if part.sum() >= least]
     specks = sum(int(part.sum()) for part in parts if part.sum() < least)
     return seen if seen and specks < least else None
 
@@ -85,7 +91,7 @@ def score(image: Any, scene: Scene | str) -> dict[str, bool]:
     names = ["count", "colour", "shape"]
     names += [name for name in ("size", "place") if getattr(scene.objects[0], name) is not None]
     names += ["relation"] if scene.relation else []
-    seen = look(image)
+    seen = look(image, {thing.colour for thing in scene.objects} & NEW_COLOURS.keys())
     if seen is None or len(seen) != len(scene.objects):
         return dict.fromkeys(names, False)
     marks = [_marks(order, scene, names) for order in permutations(seen)]
@@ -158,7 +164,9 @@ def _grown(mask: Array, by: int) -> Array:
     return mask
 
 
-def _recognise(picture: Array, background: Array, away: Array, part: Array, parts: list[Array]) -> Seen:
+def _recognise(
+    picture: Array, background: Array, away: Array, part: Array, parts: list[Array], palette: Palette
+) -> Seen:
     core = part & (away >= 0.85 * np.quantile(away[part], 0.9))
     colour = np.median(picture[core], 0)
     toward = colour - background
@@ -173,7 +181,7 @@ def _recognise(picture: Array, background: Array, away: Array, part: Array, part
     height, width = alpha.shape
     x, y, r = (x + left) / width, (y + top) / height, r / min(height, width)
     misfit += strange
-    return Seen(_colour(colour), name if misfit < MISFIT else None, _size(r), _place(x, y), x, y, r, misfit)
+    return Seen(_colour(colour, palette), name if misfit < MISFIT else None, _size(r), _place(x, y), x, y, r, misfit)
 
 
 def _window(alpha: Array, region: Array) -> tuple[int, int, Array]:
@@ -245,9 +253,9 @@ def _moments(name: str) -> tuple[float, float]:
     return float(drawn.sum() / 80**2), (centroid - 100) / 80
 
 
-def _colour(rgb: Array) -> str | None:
-    name = min(COLOURS, key=lambda colour: float(np.linalg.norm(rgb - COLOURS[colour])))
-    return name if np.linalg.norm(rgb - COLOURS[name]) < NEAR else None
+def _colour(rgb: Array, palette: Palette) -> str | None:
+    name = min(palette, key=lambda colour: float(np.linalg.norm(rgb - palette[colour])))
+    return name if np.linalg.norm(rgb - palette[name]) < NEAR else None
 
 
 def _size(r: float) -> str | None:

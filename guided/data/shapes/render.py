@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guided.data.order import MASK, mix
-from guided.data.shapes.scene import COLOURS, MEDIUM, PLACES, RELATIONS, SIZES, Object, Scene
+from guided.data.shapes.scene import COLOURS, MEDIUM, NEW_COLOURS, PLACES, RELATIONS, SIZES, Object, Scene
 
 Array = NDArray[Any]
 Distance = Callable[[Array, Array, float], Array]
@@ -33,7 +33,7 @@ def render(scene: Scene, size: int | tuple[int, int], seed: int = 0) -> NDArray[
     draw = numbers(seed, 1)
     picture = np.full((height, width, 3), 255.0) - np.array([10 * next(draw) for _ in range(3)])
     for thing, (x, y, r) in zip(scene.objects, layout(scene, seed), strict=True):
-        colour = np.array(COLOURS[thing.colour]) + np.array([16 * next(draw) - 8 for _ in range(3)])
+        colour = np.array((COLOURS | NEW_COLOURS)[thing.colour]) + np.array([16 * next(draw) - 8 for _ in range(3)])
         side = min(height, width)
         alpha = cover(thing.shape, height, width, x * width, y * height, r * side)[..., None]
         picture = picture * (1 - alpha) + colour.clip(0, 255) * alpha

@@ -15,6 +15,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (140, 60, 190),
     "black": (35, 35, 35),
 }
+NEW_COLOURS: dict[str, tuple[int, int, int]] = {"pink": (240, 120, 185), "brown": (130, 85, 45)}
+"""Words that no source renders unless it is asked to: what a trained model can be taught later."""
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
 SIZES: dict[str, float] = {"small": 0.135, "large": 0.215}
 """Radius as a share of the picture's side."""
@@ -27,7 +29,7 @@ PLACES: dict[str, tuple[float, float]] = {
 RELATIONS: dict[str, tuple[int, int]] = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 """The direction (x, y) from the second object to the first."""
 
-_OBJECT = rf"an? (?:({'|'.join(SIZES)}) )?({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})"
+_OBJECT = rf"an? (?:({'|'.join(SIZES)}) )?({'|'.join(COLOURS | NEW_COLOURS)}) ({'|'.join(SHAPES)})"
 _ONE = re.compile(rf"{_OBJECT}(?: in the ({'|'.join(sorted(PLACES, key=len, reverse=True))}))?")
 _TWO = re.compile(rf"{_OBJECT} ({'|'.join(RELATIONS)}) {_OBJECT}")
 
@@ -43,7 +45,7 @@ class Object:
 
     def __post_init__(self) -> None:
         for name, value, known in (
-            ("colour", self.colour, COLOURS),
+            ("colour", self.colour, COLOURS | NEW_COLOURS),
             ("shape", self.shape, SHAPES),
             ("size", self.size, (None, *SIZES)),
             ("place", self.place, (None, *PLACES)),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from guided.data.records import Record, describe
 from guided.data.shapes.render import numbers, render
-from guided.data.shapes.scene import COLOURS, PLACES, RELATIONS, SHAPES, SIZES, Object, Scene, caption
+from guided.data.shapes.scene import COLOURS, NEW_COLOURS, PLACES, RELATIONS, SHAPES, SIZES, Object, Scene, caption
 from guided.data.splitting import fraction
 
 
@@ -20,6 +20,7 @@ class ShapesSource:
 
     With `held=True` it holds scenes of those pairs alone: what a model trained on the other source has never
     seen. With `classed=True` the colour and shape of the one object ("red circle") are a class besides the caption.
+    colours: what is drawn, of `COLOURS` and `NEW_COLOURS`; the latter are never kept out.
     Raises ValueError for impossible numbers.
     """
 
@@ -31,6 +32,7 @@ class ShapesSource:
         hold_out: float = 0.2,
         held: bool = False,
         classed: bool = False,
+        colours: Sequence[str] = tuple(COLOURS),
     ) -> None:
         if objects not in (1, 2):
             raise ValueError(f"objects: expected 1 or 2, got {objects}")
@@ -40,7 +42,9 @@ class ShapesSource:
             raise ValueError(f"n: expected a number of pictures >= 1, got {n}")
         self.seed, self.objects, self.held = seed, objects, held
         self._held = held_pairs(hold_out, seed)
-        every = [(colour, shape) for colour in COLOURS for shape in SHAPES]
+        if unknown := [name for name in colours if name not in COLOURS | NEW_COLOURS]:
+            raise ValueError(f"colours: expected some of {', '.join(COLOURS | NEW_COLOURS)}, got {', '.join(unknown)}")
+        every = [(colour, shape) for colour in colours for shape in SHAPES]
         kept_out = set(self._held)
         self._pairs = list(self._held) if held else [pair for pair in every if pair not in kept_out]
         if len(self._pairs) < objects + 1:

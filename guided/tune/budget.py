@@ -1,0 +1,134 @@
+"""What tuning costs of what a model knew: measured on pictures it drew before, held to a budget, and said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guided.cond import Cond
+from guided.denoiser import Denoiser
+from guided.noise import Noise
+from guided.train.loss import Objective
+
+FLAT = 0.01
+"""A loss that falls by a smaller share over the last third of a run stands still."""
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """rise: of the loss on the base's own pictures, as a share of what it was. moved: how far the estimates moved."""
+
+    rise: float
+    moved: float
+
+
+@dataclass(eq=False)
+class Watched:
+    """Pictures x0 (B, C, H, W) that the base drew, which no update sees, at fixed noise levels with fixed noise."""
+
+    x0: Tensor
+    cond: Cond
+    sigmas: Sequence[float]
+    seeds: Sequence[int]
+    _known: list[tuple[Tensor, float]] = field(default_factory=list)
+
+    @torch.no_grad()
+    def learn(self, base: Denoiser, objective: Objective) -> None:
+        """Keep what the base says of them."""
+        self._known = [(said, heard(said)) for said, heard in self._looks(base, objective)]
+
+    @property
+    def learnt(self) -> bool:
+        """Whether the base was heard."""
+        return bool(self._known)
+
+    @torch.no_grad()
+    def __call__(self, denoiser: Denoiser, objective: Objective) -> Forgotten:
+        """What another denoiser lost of it; `moved` is the mean weighted square of the change, over the base's loss."""
+        now, before, moved = [], [], []
+        for (said, heard), (known, loss) in zip(self._looks(denoiser, objective), self._known, strict=True):
+            now.append(heard(said))
+            moved.append(heard(said, known))
+            before.append(loss)
+        total = math.fsum(before)
+        return Forgotten(math.fsum(now) / total - 1, math.fsum(moved) / total)
+
+    def _looks(self, denoiser: Denoiser, objective: Objective) -> Iterator[tuple[Tensor, Callable[..., float]]]:
+        """At each level the estimates of a denoiser, and their loss against the pictures, or against a target."""
+        like = next(denoiser.parameters())
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        x0, cond = self.x0.to(like.device, dtype), self.cond.to(like.device, dtype)
+        noise = Noise(self.seeds, "tune/watched")(0, x0.shape[1:]).to(x0)
+        for sigma in self.sigmas:
+            level = torch.full((len(x0),), sigma, dtype=torch.float64, device=like.device)
+            said = denoiser(x0 + sigma * noise, level, cond)
+
+            def heard(said: Tensor, *target: Tensor, level: Tensor = level) -> float:
+                return float(objective(lambda *_: said, x0, noise, level, cond, *target).double().mean())
+
+            yield said, heard
+
+
+def better(check: dict[str, Any], best: dict[str, Any] | None, budget: float | None) -> bool:
+    """Whether a state is to be kept: within the budget the lowest held-out loss, beyond it the least forgotten."""
+    return best is None or _rank(check, budget) < _rank(best, budget)
+
+
+def _rank(check: dict[str, Any], budget: float | None) -> tuple[bool, float]:
+    rise = check.get("forgotten")
+    beyond = budget is not None and rise is not None and rise > budget
+    return beyond, (rise if beyond else check["held_out"])  # type: ignore[return-value]
+
+
+def best_of(checks: Sequence[dict[str, Any]], budget: float | None) -> dict[str, Any] | None:
+    """The best of all checks so far, the first of equals."""
+    return min(checks, key=lambda check: _rank(check, budget), default=None)
+
+
+def ending(checks: Sequence[dict[str, Any]], budget: float | None, patience: int) -> str | None:
+    """Why a run ends now: no better state for so many checks; None where it goes on."""
+    best = best_of(checks, budget)
+    if best is None or len(checks) - checks.index(best) <= patience:
+        return None
+    last = checks[-1]
+    if budget is not None and (last.get("forgotten") or 0.0) > budget:
+        return "forgetting passed the budget"
+    return "the held-out loss turned"
+
+
+def verdict(checks: Sequence[dict[str, Any]], budget: float | None, ended: str | None) -> dict[str, str]:
+    """What was short, in a word ("data", "rank", "steps" or "nothing"), and why, in a sentence for a person."""
+    best = best_of(checks, budget)
+    if best is None or len(checks) < 2:
+        return {"short": "steps", "why": "the run was over before it was looked at twice: give more --images"}
+    where = f"{best['images']} images"
+    if budget is not None and (best.get("forgotten") or 0.0) > budget:
+        return {
+            "short": "data",
+            "why": f"no state kept within the budget of {budget:g}: the least that was forgotten is "
+            f"{best['forgotten']:.3f} (at {where}); give a larger --replay, a smaller --lr, or a larger --budget",
+        }
+    if ended == "forgetting passed the budget":
+        return {
+            "short": "data",
+            "why": f"what came after {where} forgot more than the budget of {budget:g} allows; a larger --replay, or "
+            "more pictures, would let it learn on",
+        }
+    if ended is not None:
+        return {"short": "data", "why": f"the held-out loss turned after {where}: more pictures would let it learn on"}
+    third = checks[-max(2, len(checks) // 3) :]
+    fall = (third[0]["held_out"] - third[-1]["held_out"]) / max(abs(third[0]["held_out"]), 1e-12)
+    if fall > FLAT:
+        return {"short": "steps", "why": f"the held-out loss still fell at the end ({fall:.1%} over the last third)"}
+    gained = (checks[0]["held_out"] - best["held_out"]) / max(abs(checks[0]["held_out"]), 1e-12)
+    if gained < FLAT:
+        return {
+            "short": "rank",
+            "why": "the held-out loss hardly fell: a larger --rank, or --method full, says more",
+        }
+    return {"short": "nothing", "why": f"the held-out loss came to rest; the best state is that of {where}"}

@@ -1,0 +1,156 @@
+"""From a model, a folder of pictures and a method to a whole recipe: what the data and the model ask for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from guided import data
+from guided.data import Source
+from guided.model import Model
+from guided.train import Recipe, load_recipe
+
+WORD = "zwx"
+"""What pictures are called that nobody named: a word that no encoder knows a meaning of."""
+LARGE = 100_000_000
+"""Parameters beyond which the weights themselves are not trained unless it is asked for."""
+CHECKS = 12
+VIEWS = 200
+"""How often a picture is seen, by default, and at least and at most how many images a run has."""
+FEWEST, MOST = 1600, 40_000
+_FOREIGN = {"noise": {"law": "trained"}, "loss": {"weight": "output"}}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person may ask for besides; None: as the model and the data suggest.
+
+    Fields are those of the recipe's sections of the same names; see `guided.train.recipe.Tune`.
+    """
+
+    images: int | None = None
+    rank: int | None = None
+    targets: str | None = None
+    text_rank: int | None = None
+    lr: float | None = None
+    batch_size: int | None = None
+    replay: float | None = None
+    prompts: tuple[str, ...] | None = None
+    budget: float | None = None
+    word: str | None = None
+    vectors: int | None = None
+    size: tuple[int, int] | None = None
+    classes: bool = False
+    encoder: str | None = None
+    tasks: tuple[str, ...] | None = None
+    seed: int = 0
+    precision: str | None = None
+    checkpointing: bool | None = None
+
+
+def recipe_for(
+    base: Model,
+    name: str,
+    path: str | os.PathLike[str],
+    method: str,
+    out: str | os.PathLike[str],
+    asked: Asked | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """The recipe of a tuning run. base: opened from `name`. changes: dotted keys, last word. Raises ValueError."""
+    asked = Asked() if asked is None else asked
+    source = data.open(path)
+    if not source.records:
+        raise ValueError(f"{path}: holds no pictures")
+    learnt = base.card.get("recipe") or {}
+    values: dict[str, Any] = {"name": f"{base.name}-{method}", "seed": asked.seed, "out": os.fspath(out)}
+    values["data"] = _data(base, path, source, asked)
+    values |= {key: dict(learnt[key]) for key in ("denoiser", "noise", "loss") if key in learnt} or _FOREIGN
+    values.setdefault("denoiser", {})
+    values["denoiser"] |= {"lo": base.denoiser.lo, "hi": base.denoiser.hi}
+    if asked.tasks is not None:
+        values["translate"] = {"tasks": list(asked.tasks)}
+    values["tune"] = _tune(base, name, method, source, asked)
+    values["train"] = _train(base, values["tune"], len(source.records), asked)
+    defaults = base.card.get("defaults") or {}
+    values["sample"] = {key: defaults[key] for key in ("steps", "w") if key in defaults}
+    return load_recipe(values, changes or {})
+
+
+def _data(base: Model, path: str | os.PathLike[str], source: Source, asked: Asked) -> dict[str, Any]:
+    text = "text" in base.encoders or asked.encoder is not None
+    condition = "text" if text else "class" if base.classes or asked.classes else "none"
+    learnt = (base.card.get("recipe") or {}).get("data") or {}
+    kept = {key: learnt[key] for key in ("background", "resize", "crop") if key in learnt}
+    channels = 3 if getattr(base.codec, "factor", 1) > 1 else base.channels
+    return {
+        **kept,
+        "path": os.fspath(path),
+        "size": list(asked.size or base.size),
+        "channels": channels,
+        "condition": condition,
+        "hold_out": None,
+    }
+
+
+def _tune(base: Model, name: str, method: str, source: Source, asked: Asked) -> dict[str, Any]:
+    given = {
+        "rank": asked.rank,
+        "targets": asked.targets,
+        "text_rank": asked.text_rank,
+        "replay": asked.replay,
+        "prompts": asked.prompts,
+        "budget": asked.budget,
+        "word": asked.word,
+        "vectors": asked.vectors,
+        "encoder": asked.encoder,
+    }
+    values: dict[str, Any] = {"base": name, "method": method, "classes": asked.classes}
+    if method == "full" or (method == "dreambooth" and _parameters(base) <= LARGE):
+        values["rank"] = 0
+    if method == "textual-inversion" or list(asked.size or base.size) != list(base.size):
+        # A word alone forgets nothing, and at another size the base is no judge.
+        values |= {"replay": 0, "budget": None}
+    unnamed = all(record.caption is None and record.label is None for record in source.records)
+    if "text" in base.encoders and unnamed:
+        values["word"] = WORD
+    values |= {key: value for key, value in given.items() if value is not None}
+    if not values.get("replay", 1) or values.get("budget") == 0:
+        values["budget"] = None
+    return values
+
+
+def _train(base: Model, tune: Mapping[str, Any], pictures: int, asked: Asked) -> dict[str, Any]:
+    batch = asked.batch_size or (8 if pictures < 16 else 16 if pictures < 200 else 32)
+    share = 1 - float(tune.get("replay", 0.5))
+    images = asked.images or min(MOST, max(FEWEST, round(pictures * VIEWS / share)))
+    images = -(-images // batch) * batch
+    learnt = (base.card.get("recipe") or {}).get("train") or {}
+    return {
+        "images": images,
+        "batch_size": batch,
+        "lr": asked.lr or rate(base, bool(tune.get("rank", 16))),
+        "warmup": images // 20,
+        "decay": 0.4,
+        "precision": asked.precision or learnt.get("precision") or "bf16",
+        "checkpointing": bool(asked.checkpointing),
+        "ema": [0.1],
+        "early": 0.0,
+        "drop": 0.1,
+        "save_every": max(batch, images // 4),
+        "preview_every": max(batch, images // 4),
+        "held_every": max(batch, images // CHECKS),
+        "tensorboard": False,
+    }
+
+
+def rate(base: Model, adapters: bool) -> float:
+    """The learning rate: small networks bear a larger one; adapters, which start at nothing, a larger one yet."""
+    small = min(10.0, (8.6e8 / _parameters(base)) ** 0.5)
+    return (1e-4 if adapters else 2e-5) * small
+
+
+def _parameters(base: Model) -> int:
+    return sum(weight.numel() for weight in base.denoiser.network.parameters())

@@ -1,0 +1,152 @@
+"""From a recipe with a base to what is trained: the base with its new head, its adapters, what it must not forget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guided.data import Pictures, Record, Source, Split
+from guided.data.order import Order
+from guided.data.splitting import fraction
+from guided.denoiser import Denoiser
+from guided.frames import DDPM, Framed
+from guided.model import Model
+from guided.model.autoencoder import AutoencoderKL
+from guided.train import setup
+from guided.train.batch import Samples, values
+from guided.train.levels import Law, LogNormal, Trained
+from guided.train.recipe import Recipe, Tune
+from guided.train.setup import Conditions, Job
+from guided.tune import heading, replay, training
+from guided.tune.budget import Watched
+from guided.tune.latents import Latents
+from guided.tune.tuned import Tuned, apart, nowhere
+
+HELD = 8
+"""One picture in so many is kept out, where there are as many at least."""
+MOST_HELD = 64
+
+
+def prepare_tuning(recipe: Recipe, device: torch.device, facts: Mapping[str, Any] | None = None) -> Job:
+    """Open the base and the data, change the head, draw what is replayed, and say what is trained.
+
+    As `guided.train.setup.prepare`, which calls it; raises ValueError, FileNotFoundError.
+    """
+    tune = recipe.tune
+    assert tune is not None
+    base = opened(tune, facts)
+    spec = tune.encoder or (base.encoders["text"].spec if "text" in base.encoders else None)
+    if spec is not None:
+        section = recipe.text.model_copy(update={"encoder": spec, "length": None})
+        recipe = recipe.model_copy(update={"text": section})
+    own = heading.told(recipe, base, setup.open_source(_as_found(recipe))[0])
+    setup.unchanged(recipe, own.records, facts)
+    split = parted(own.records)
+    base.to(device)
+    base.denoiser.autocast = setup.AUTOCAST.get(recipe.train.precision)
+    replayed = replay.drawn(base, recipe, Path(recipe.out) / replay.FOLDER) if tune.replay else None
+    source: Source = own if replayed is None else replay.Joined(own, replayed)
+    known = None if facts is None else facts["text"]
+    tokens = setup.read_texts(recipe, source, device, known) if recipe.data.condition == "text" else None
+    model = heading.headed(base, recipe, own, tokens)
+    trained = training.chosen(model, recipe, changed=model is not base)
+    conditions = conditions_of(source.records, tokens, model.denoiser.accepts)
+    pictures = _pictures(recipe, source, model)
+    first = len(own.records)
+    kept = range(first, len(source.records))
+    order, watched = _order(recipe, split, kept)
+    law = law_of(recipe, model.denoiser)
+    translation = None if recipe.translate is None else recipe.translate.taught()
+    drop = recipe.train.drop if recipe.data.condition != "none" else 0.0
+    looks = recipe.data.flip, recipe.data.crop
+    samples = Samples(pictures, order, split.train, conditions, law, recipe.seed, drop, *looks, translation)
+    denoiser = model.denoiser.to(device)
+    tuning = Tuned(
+        recipe=recipe,
+        model_in_training=model,
+        facts={"base": base.name, "base_sha256": base.hash},
+        first=first,
+        quiet=trained.quiet or (apart(base.denoiser) if replayed is not None else nowhere),
+        watched=_watched(recipe, pictures, watched, conditions, law),
+        adapter=trained.adapter,
+        extras=trained.extras,
+        reader=trained.reader,
+    )
+    config = model.denoiser.network.config
+    made = source, pictures, split, conditions, samples, law, denoiser, config, setup.fingerprint(own.records)
+    return Job(recipe, *made, translation, None, tuning)  # type: ignore[arg-type]
+
+
+def opened(tune: Tune, facts: Mapping[str, Any] | None) -> Model:
+    """The base; ValueError where it is not the one that a run began with."""
+    from guided import zoo
+
+    base = zoo.load_model(tune.base)
+    if facts is not None and facts["base"]["base_sha256"] != base.hash:
+        raise ValueError(
+            f"tune.base: the weights of {tune.base} are no longer those this run began with; restore them, or begin "
+            "another run with out="
+        )
+    return base
+
+
+def _as_found(recipe: Recipe) -> Recipe:
+    """The recipe without its condition: what captions and classes mean to the base is for `heading.told` to say."""
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"condition": "none"})})
+
+
+def parted(records: Sequence[Record]) -> Split:
+    """One picture in 8 kept out, at most 64, by the hash of its name; none of fewer than 6."""
+    count = min(MOST_HELD, max(1, len(records) // HELD)) if len(records) >= HELD - 2 else 0
+    order = sorted(range(len(records)), key=lambda i: fraction(Path(records[i].name).name))
+    held = tuple(sorted(order[:count]))
+    return Split(tuple(i for i in range(len(records)) if i not in held), held, ())
+
+
+def conditions_of(records: Sequence[Record], tokens: Any, accepts: frozenset[str]) -> Conditions:
+    """The conditions of records, as the network takes them."""
+    captions = tuple(record.caption for record in records)
+    labels = tuple(-1 if record.label is None else record.label for record in records)
+    return Conditions(captions, labels, tokens, accepts)
+
+
+def law_of(recipe: Recipe, denoiser: Denoiser) -> Law:
+    """The recipe's law of noise levels, or that of the base's own frame."""
+    if recipe.noise.law != "trained":
+        return LogNormal(recipe.noise.mean, recipe.noise.std, denoiser.lo, denoiser.hi)
+    kind = denoiser.parametrization
+    if isinstance(kind, Framed) and isinstance(kind.frame, DDPM):
+        return Trained(tuple(kind.frame.log_sigmas().tolist()))
+    raise ValueError("noise.law: trained: this base names no discrete levels; give log_normal with mean and std")
+
+
+def _pictures(recipe: Recipe, source: Source, model: Model) -> Pictures | Latents:
+    channels = 3 if isinstance(model.codec, AutoencoderKL) else model.channels
+    pictures = Pictures(source, recipe.data.size, channels, recipe.data.background, recipe.data.resize)
+    if not isinstance(model.codec, AutoencoderKL):
+        return pictures
+    return Latents(pictures, model.codec, setup.token_folder().parent / "latents")
+
+
+def _order(recipe: Recipe, split: Split, kept: range) -> tuple[Any, list[int]]:
+    """The order of training, and the replayed rows that stay out of it."""
+    own = Order.uniform(split.train, recipe.seed)
+    if not kept:
+        return own, []
+    watched = [row for row in kept if row % replay.WATCHED == 0]
+    taught = [row for row in kept if row % replay.WATCHED]
+    assert recipe.tune is not None
+    return replay.Mixed(own, Order.uniform(taught, recipe.seed + 1), recipe.tune.replay), watched
+
+
+def _watched(
+    recipe: Recipe, pictures: Pictures | Latents, rows: Sequence[int], conditions: Conditions, law: Law
+) -> Watched | None:
+    if not rows:
+        return None
+    u = (torch.arange(8, dtype=torch.float64) + 0.5) / 8
+    x0 = values(torch.stack([pictures[row] for row in rows]), torch.float32)
+    return Watched(x0, conditions(rows), law.quantile(u).tolist(), [recipe.seed + row for row in rows])

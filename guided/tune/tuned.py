@@ -1,0 +1,138 @@
+"""The run that changes a model: what the trainer asks of it, see `guided.train.tuning.Tuning`."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import guided
+from guided.cond import Cond
+from guided.denoiser import Denoiser, spread
+from guided.model import Model
+from guided.train.batch import Batch
+from guided.train.loss import Objective
+from guided.train.recipe import Recipe
+from guided.train.setup import Job
+from guided.train.state import State
+from guided.tune import budget
+from guided.tune.budget import Watched
+
+Quiet = Callable[[Denoiser], contextlib.AbstractContextManager[Denoiser]]
+"""Of the denoiser in training, the base, for as long as the context lasts."""
+
+
+@dataclass(eq=False)
+class Tuned:
+    """A model in the making: `first` is the first replayed record, `quiet` gives the base, `reader` reads captions.
+
+    adapter: whether the result is an adapter beside the base, else a model.
+    """
+
+    recipe: Recipe
+    model_in_training: Model
+    facts: Mapping[str, Any]
+    first: int
+    quiet: Quiet
+    watched: Watched | None
+    adapter: bool
+    extras: Mapping[str, nn.Module] = field(default_factory=dict)
+    reader: Callable[[Batch], Cond] | None = None
+
+    def read(self, batch: Batch) -> Cond:
+        return batch.cond if self.reader is None else self.reader(batch)
+
+    @torch.no_grad()
+    def target(self, batch: Batch, denoiser: Denoiser) -> Tensor | None:
+        """On replayed pictures, what the base says: before anything was learnt, they pull nowhere."""
+        rows = [i for i, row in enumerate(batch.rows) if row >= self.first]
+        if not rows:
+            return None
+        x0, sigma = batch.x0[rows], batch.sigma[rows]
+        x = torch.addcmul(x0, spread(sigma, x0), batch.noise[rows])
+        target = batch.x0.clone()
+        with self.quiet(denoiser) as base:
+            target[rows] = base(x, sigma, batch.cond.index(rows)).to(target)
+        return target
+
+    def check(self, job: Job, state: State, denoiser: Denoiser, objective: Objective) -> str | None:
+        assert self.recipe.tune is not None
+        limit = self.recipe.tune.budget
+        found: dict[str, Any] = {"images": state.counter, "held_out": float(state.held["mean"])}
+        if self.watched is not None:
+            if not self.watched.learnt:
+                with self.quiet(state.denoiser) as base:  # type: ignore[arg-type]
+                    self.watched.learn(base, objective)
+            lost = self.watched(denoiser, objective)
+            found |= {"forgotten": lost.rise, "moved": lost.moved}
+        if budget.better(found, budget.best_of(state.checks, limit), limit):
+            state.best = state.averaged()
+        state.checks.append(found)
+        state.ended = budget.ending(state.checks, limit, self.recipe.tune.patience)
+        said = f"; forgotten {found['forgotten']:+.1%}" if "forgotten" in found else ""
+        told = f"{state.counter} images: held-out loss {found['held_out']:.4g}{said}"
+        return told if state.ended is None else f"{told}\n{state.ended}: the run ends"
+
+    def model(self, job: Job, state: State, metrics: Mapping[str, Any]) -> Model:
+        limit = self.recipe.tune.budget if self.recipe.tune else None
+        best = state.best if state.best is not None else state.averaged()
+        with torch.no_grad():
+            own = self.model_in_training.denoiser.network.state_dict()
+            for name, tensor in best.items():
+                group, _, rest = name.partition(".")
+                place = own[rest] if group == "network" else self.extras[group].get_parameter(rest)
+                place.copy_(tensor)
+        chosen = budget.best_of(state.checks, limit)
+        self.model_in_training.card |= {
+            "tuned": {
+                **self.facts,
+                **self.recipe.tune.model_dump(mode="json", exclude={"base"}),  # type: ignore[union-attr]
+                "pictures": len(job.split.train),
+                "kept_out": len(job.held),
+                "checks": state.checks,
+                "chosen": None if chosen is None else chosen["images"],
+                **budget.verdict(state.checks, limit, state.ended),
+            },
+            "metrics": dict(metrics),
+            "provenance": {
+                "guided": guided.__version__,
+                "torch": str(torch.__version__),
+                "images": state.counter,
+                "ended": state.ended,
+            },
+        }
+        self.model_in_training._hash = None
+        self.model_in_training.denoiser.autocast = None
+        return self.model_in_training
+
+    def save(self, model: Model, folder: Path) -> None:
+        if not self.adapter:
+            model.save(folder)
+            return
+        from guided.tune import adapters
+
+        card = {name: model.card[name] for name in ("name", "tuned", "metrics", "provenance")}
+        adapters.save(model, folder, base=self.recipe.tune.base, card=card)  # type: ignore[union-attr]
+
+
+def apart(base: Denoiser) -> Quiet:
+    """The base as it was, as a network of its own."""
+    kept = base.with_network(copy.deepcopy(base.network)).eval().requires_grad_(False)
+
+    @contextlib.contextmanager
+    def quiet(denoiser: Denoiser) -> Iterator[Denoiser]:
+        kept.autocast = denoiser.autocast
+        yield kept
+
+    return quiet
+
+
+def nowhere(denoiser: Denoiser) -> contextlib.AbstractContextManager[Denoiser]:
+    """No base is heard where nothing is replayed."""
+    raise AssertionError("nothing is replayed, so no base is heard")
