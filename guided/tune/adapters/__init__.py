@@ -1,0 +1,28 @@
+"""Adapters: LoRA, DoRA and new words, made, put on models, and read and written in the published forms.
+
+peft's layers carry them; it is imported when the first one is put on a network.
+"""
+
+from guided.tune.adapters.adapter import Adapter
+from guided.tune.adapters.fresh import fresh, fresh_text, load_tensors, tensors
+from guided.tune.adapters.lowrank import LowRank
+from guided.tune.adapters.onto import adapter_of, eject, inject, merge, reweight
+from guided.tune.adapters.towers import live, towers
+from guided.tune.adapters.words import fresh_words
+
+__all__ = [
+    "Adapter",
+    "LowRank",
+    "adapter_of",
+    "eject",
+    "fresh",
+    "fresh_text",
+    "fresh_words",
+    "inject",
+    "live",
+    "load_tensors",
+    "merge",
+    "reweight",
+    "tensors",
+    "towers",
+]
