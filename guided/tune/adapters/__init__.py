@@ -5,8 +5,10 @@ peft's layers carry them; it is imported when the first one is put on a network.
 
 from guided.tune.adapters.adapter import Adapter
 from guided.tune.adapters.fresh import fresh, fresh_text, load_tensors, tensors
+from guided.tune.adapters.keeping import save, with_words
 from guided.tune.adapters.lowrank import LowRank
 from guided.tune.adapters.onto import adapter_of, eject, inject, merge, reweight
+from guided.tune.adapters.reading import read
 from guided.tune.adapters.towers import live, towers
 from guided.tune.adapters.words import fresh_words
 
@@ -22,7 +24,10 @@ __all__ = [
     "live",
     "load_tensors",
     "merge",
+    "read",
     "reweight",
+    "save",
     "tensors",
     "towers",
+    "with_words",
 ]

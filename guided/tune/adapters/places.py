@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from guided.model import adapted
-from guided.nn import UNet
+from guided.nn import UNet, UNetConfig
 from guided.tune.adapters.lowrank import LowRank, joined, row_norms, split
 from guided.zoo import diffusers_names, original
 from guided.zoo.counterpart import from_config
@@ -74,10 +74,10 @@ def _published(network: UNet) -> Iterator[tuple[str, Place]]:
     """The layers of a network by the names of the layouts that have a counterpart to it."""
     tables: list[Iterable[Pair]] = []
     try:
-        from_config(network.config)
-        tables.append(diffusers_names.layout(network.config))
+        counterpart(network.config)
     except ValueError:
         return
+    tables.append(diffusers_names.layout(network.config))
     if network.config.attention == "transformer" and not original.without_counterpart(network.config):
         tables.append(original.layout(network.config))
     there = set(layers(network))
@@ -87,6 +87,12 @@ def _published(network: UNet) -> Iterator[tuple[str, Place]]:
             if end == "weight" and layer in there and isinstance(pair.form, Joined | Kernel):
                 for i, theirs in enumerate(pair.theirs):
                     yield theirs.removesuffix(".weight"), Place(layer, i, len(pair.theirs))
+
+
+def counterpart(config: UNetConfig) -> dict[str, Any]:
+    """The config.json of a UNet2DConditionModel that is this network; ValueError naming the block it has none of."""
+    # How wide the six sizes beside pooled text are embedded makes no layer another: any width that fits will do.
+    return from_config(config, max(1, min(256, (config.vector_width - 1) // 6)))
 
 
 def resolved(changes: Mapping[str, LowRank], module: nn.Module, part: str, base: str) -> dict[str, LowRank]:
@@ -151,7 +157,7 @@ def written(changes: Mapping[str, LowRank], network: UNet, linear: bool) -> dict
 
     linear: whether the maps around its transformers are matrices. Raises ValueError where it has no counterpart.
     """
-    from_config(network.config)
+    counterpart(network.config)
     found = {}
     for pair in diffusers_names.layout(network.config, linear):
         layer, _, end = pair.ours.rpartition(".")
