@@ -15,8 +15,8 @@ from guided.codec import Codec
 from guided.degrade import Translation
 from guided.denoiser import Denoiser
 from guided.guide import Guide, Term
-from guided.model import card as cards
 from guided.model import adapted, edge, store
+from guided.model import card as cards
 from guided.model.autoencoder import AutoencoderKL
 from guided.model.conditioning import LazyEncoder
 from guided.model.drawing import Progress, run

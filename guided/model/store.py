@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from guided import _files, _safetensors
 from guided.codec import Codec
 from guided.degrade import Translation
-from guided.model import card as cards
 from guided.model import adapted, towers
+from guided.model import card as cards
 from guided.model.autoencoder import AutoencoderKL
 from guided.nn import EncoderUNet
 

@@ -5,7 +5,7 @@ peft's layers carry them; it is imported when the first one is put on a network.
 
 from guided.tune.adapters.adapter import Adapter
 from guided.tune.adapters.fresh import fresh, fresh_text, load_tensors, tensors
-from guided.tune.adapters.keeping import save, with_words
+from guided.tune.adapters.keeping import apply, save, with_words
 from guided.tune.adapters.lowrank import LowRank
 from guided.tune.adapters.onto import adapter_of, eject, inject, merge, reweight
 from guided.tune.adapters.reading import read
@@ -16,6 +16,7 @@ __all__ = [
     "Adapter",
     "LowRank",
     "adapter_of",
+    "apply",
     "eject",
     "fresh",
     "fresh_text",

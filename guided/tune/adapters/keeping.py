@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from guided.nn import UNet
 from guided.tune.adapters import folder, onto
 from guided.tune.adapters.adapter import Adapter
 from guided.tune.adapters.lowrank import LowRank
-from guided.tune.adapters.places import UNET, counterpart, written
+from guided.tune.adapters.places import UNET, counterpart, tower_name, written
 from guided.tune.adapters.reading import read
 
 Path = str | os.PathLike[str]
@@ -81,7 +81,8 @@ def to_theirs(model: Model | UNet, adapter: Adapter) -> Adapter | None:
         linear = bool(unet.get("use_linear_projection", linear if not unet else False))
     layers: dict[str, Mapping[str, LowRank]] = {}
     for part, changes in adapter.layers.items():
-        layers[part] = written(changes, network, linear) if part == UNET else changes
+        named = {tower_name(name): change for name, change in changes.items()}
+        layers[part] = written(changes, network, linear) if part == UNET else named
     return dataclasses.replace(adapter, layers=layers)
 
 
@@ -121,6 +122,28 @@ def opened(place: Path, base: Path | Model | None = None) -> Model:
     if said.get("source") is not None:
         model.source = os.fspath(place)
     return model
+
+
+def apply(model: Model, specs: Sequence[str]) -> None:
+    """Put adapters on a model, each FILE or FILE:WEIGHT; the adapter that the model came with is reweighted.
+
+    Raises as `inject`.
+    """
+    for spec in specs:
+        file, colon, number = spec.rpartition(":")
+        try:
+            weight = float(number) if colon else 1.0
+        except ValueError:
+            colon = ""
+        file, weight = (file, weight) if colon else (spec, 1.0)
+        there = [entry["name"] for entry in model.adapters]
+        own = next((entry["name"] for entry in model.adapters if file == model.source == entry.get("file")), None)
+        if own is not None:
+            onto.reweight(model, {own: weight})
+            continue
+        adapter = read(file)
+        names = [adapter.name, *(f"{adapter.name}-{i}" for i in range(2, len(there) + 3))]
+        onto.inject(model, adapter, weight, next(name for name in names if name not in there))
 
 
 def is_adapter(path: pathlib.Path) -> bool:

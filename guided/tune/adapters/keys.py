@@ -119,10 +119,14 @@ def _change(layer: str, held: Mapping[str, tuple[str, Tensor]], alpha: float | N
             raise ValueError(f"{name!r}: holds NaN or infinity")
     (down_name, down), (up_name, up) = held[DOWN], held[UP]
     if down.ndim not in (2, 4) or not down.numel():
-        raise ValueError(f"{down_name!r}: the shape {list(down.shape)}, expected (rank, inputs) or that of a convolution")
+        raise ValueError(
+            f"{down_name!r}: the shape {list(down.shape)}, expected (rank, inputs) or that of a convolution"
+        )
     rank = down.shape[0]
     if up.ndim not in (2, 4) or up.shape[1] != rank or any(side != 1 for side in up.shape[2:]) or not up.numel():
-        raise ValueError(f"{up_name!r}: the shape {list(up.shape)}, expected (outputs, {rank}) for that of {down_name!r}")
+        raise ValueError(
+            f"{up_name!r}: the shape {list(up.shape)}, expected (outputs, {rank}) for that of {down_name!r}"
+        )
     if rank > MOST:
         raise ValueError(f"{down_name!r}: its rank is {rank}, at most {MOST} is believed")
     if ALPHA in held:
@@ -142,7 +146,9 @@ def _magnitude(given: tuple[str, Tensor], outputs: int) -> Tensor:
     shape = tuple(value.shape)
     if shape not in ((outputs,), (outputs, 1), (outputs, 1, 1, 1), (1, outputs, 1, 1)):
         across = " (one number an input, which neither peft nor diffusers knows)" if shape[:1] == (1,) else ""
-        raise ValueError(f"{name!r}: the shape {list(shape)}, expected one number for each of {outputs} outputs{across}")
+        raise ValueError(
+            f"{name!r}: the shape {list(shape)}, expected one number for each of {outputs} outputs{across}"
+        )
     return value.float().flatten()
 
 

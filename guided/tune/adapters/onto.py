@@ -120,7 +120,9 @@ def adapter_of(model: Model | UNet, name: str | None = None) -> Adapter:
     if name is None and len(there) == 1:
         name = there[0]
     if name not in there:
-        raise ValueError(f"which adapter: expected one of {', '.join(there) or 'none, for there is none'}, got {name!r}")
+        raise ValueError(
+            f"which adapter: expected one of {', '.join(there) or 'none, for there is none'}, got {name!r}"
+        )
     layers = {part: surgery.changes_of(module, name) for part, module in _attached(model).items()}
     new = words.of(model.encoders.get("text"), name) if isinstance(model, Model) else {}
     entry: Mapping[str, Any] = {}

@@ -178,6 +178,11 @@ def written(changes: Mapping[str, LowRank], network: UNet, linear: bool) -> dict
     return found
 
 
+def tower_name(name: str) -> str:
+    """What files call a layer of CLIP's: within `text_model`, whatever the version of transformers."""
+    return f"text_model.{name}" if name.startswith("encoder.layers.") else name
+
+
 def guess(changes: Mapping[str, LowRank]) -> str:
     """What base an adapter looks made for, as the end of a sentence; by the width of the text that it reads."""
     widths = {change.down.shape[1] for name, change in changes.items()

@@ -130,7 +130,7 @@ def alpha(config: Mapping[str, Any], layer: str, rank: int) -> float:
     """What a config of peft says of a layer's alpha, by peft's own rule of patterns, with the scale alpha / rank."""
     found = config.get("lora_alpha", rank)
     for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", layer):
+        if re.match(rf"(.*\.)?({pattern})$", layer) or re.match(rf"(.*\.)?({pattern})$", f"text_model.{layer}"):
             found = value
             break
     return float(found) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
@@ -143,7 +143,9 @@ def check(config: Mapping[str, Any], where: str) -> None:
         raise ValueError(f"{where}: peft_type: expected LORA, got {kind!r:.80}")
     for name in _REFUSED:
         if config.get(name):
-            raise ValueError(f"{where}: {name}: {config[name]!r:.80}: more than a LoRA or DoRA, which is all guided reads")
+            raise ValueError(
+                f"{where}: {name}: {config[name]!r:.80}: more than a LoRA or DoRA, which is all guided reads"
+            )
     if config.get("bias", "none") != "none":
         raise ValueError(f"{where}: bias: expected 'none', got {config['bias']!r:.80}")
     values = [config.get("lora_alpha", 1), *(config.get("alpha_pattern") or {}).values()]

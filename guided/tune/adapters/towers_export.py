@@ -39,7 +39,9 @@ def keep(model: Model, attached: Mapping[str, nn.Module]) -> None:
         return
     encoder = model.encoders["text"]
     spec: dict[str, Any] = dict(encoder.spec)
-    spec["towers"] = [_laid_out(dict(entry), TOWERS[i], changed.get(TOWERS[i])) for i, entry in enumerate(spec["towers"])]
+    spec["towers"] = [
+        _laid_out(dict(entry), TOWERS[i], changed.get(TOWERS[i])) for i, entry in enumerate(spec["towers"])
+    ]
     model.encoders["text"] = LazyEncoder(spec, encoder.device)
 
 

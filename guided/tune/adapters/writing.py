@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
@@ -50,15 +49,8 @@ def to_peft(adapter: Adapter, folder: pathlib.Path, dtype: torch.dtype, base: st
 
 def to_kohya(adapter: Adapter, file: pathlib.Path, dtype: torch.dtype) -> list[pathlib.Path]:
     """One file of layers that have diffusers' names, under kohya's keys."""
-    layers = {part: {_kohya_name(part, name): change for name, change in changes.items()}
-              for part, changes in adapter.layers.items()}  # fmt: skip
-    _safetensors.save(keys.kohya(layers, dtype), file)
+    _safetensors.save(keys.kohya(adapter.layers, dtype), file)
     return [file]
-
-
-def _kohya_name(part: str, name: str) -> str:
-    # kohya's towers lie within `text_model`, whatever the version of transformers.
-    return f"text_model.{name}" if part in TOWERS and name.startswith("encoder.") else name
 
 
 def words(adapter: Adapter, folder: pathlib.Path) -> dict[str, str]:
@@ -91,9 +83,10 @@ def config(changes: Changes) -> dict[str, Any]:
         "task_type": None,
         "r": usual_rank,
         "lora_alpha": _plain(usual_alpha),
-        "rank_pattern": {name: change.rank for name, change in changes.items() if change.rank != usual_rank},
-        "alpha_pattern": {name: _plain(c.alpha) for name, c in changes.items() if c.alpha != usual_alpha},
-        "target_modules": sorted(changes),
+        # Versions of transformers differ in whether a tower lies within `text_model`; the end of a name fits both.
+        "rank_pattern": {_end(name): c.rank for name, c in changes.items() if c.rank != usual_rank},
+        "alpha_pattern": {_end(name): _plain(c.alpha) for name, c in changes.items() if c.alpha != usual_alpha},
+        "target_modules": sorted(map(_end, changes)),
         "use_dora": dora.pop(),
         "use_rslora": False,
         "lora_dropout": 0.0,
@@ -103,14 +96,13 @@ def config(changes: Changes) -> dict[str, Any]:
     }
 
 
+def _end(name: str) -> str:
+    return name.removeprefix("text_model.")
+
+
 def _usual(values: list[Any]) -> Any:
     return max(dict.fromkeys(values), key=values.count)
 
 
 def _plain(value: float) -> float | int:
     return int(value) if float(value).is_integer() else float(value)
-
-
-def renamed(adapter: Adapter, layers: Mapping[str, Changes]) -> Adapter:
-    """The adapter with its layers under other names."""
-    return dataclasses.replace(adapter, layers=layers)
