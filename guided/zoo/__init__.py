@@ -33,8 +33,9 @@ def load(
     base: str | os.PathLike[str] | Model | None = None,
 ) -> Model | NoisyClassifier | Cascade:
     """Open a model: a folder of ours, of a finished training run, of a diffusers pipeline or of an adapter (which is
-    put on the base that it names; `base` in place of that one), a published checkpoint, "emoji", the shipped one, "emoji-up", which enlarges its pictures, "emoji-128", both as a cascade, or a pipeline of
-    the hub by its id, owner/name, which is then kept in the hub's cache.
+    put on the base that it names; `base` in place of that one), a published checkpoint, "emoji", the shipped one,
+    "emoji-up", which enlarges its pictures, "emoji-128", both as a cascade, or a pipeline of the hub by its id,
+    owner/name, which is then kept in the hub's cache.
 
     The folder of a cascade, or one with the stages of DeepFloyd IF in it, gives a `Cascade`, that of a classifier of
     noisy pictures a `NoisyClassifier`. The name of a shipped model goes before a folder of that name; write ./emoji for

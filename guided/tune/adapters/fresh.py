@@ -35,8 +35,8 @@ def fresh(
 
     rank, alpha: of each layer's change up @ down * alpha / rank; alpha is rank by default. targets: "attention" (the
     projections of attention), "convolutions", "all" (every matrix and convolution), or a list of these and of patterns
-    of names, as in "down.*.conv1". down is drawn from the seed and the layer's name alone. All else in the network stops
-    requiring gradient. Raises ValueError where there is an adapter already, for a pattern that fits no layer, and for
+    of names, as in "down.*.conv1". down is drawn from the seed and the layer's name alone. Nothing else in the network
+    requires gradient then. Raises ValueError where there is an adapter already, for a pattern that fits no layer, and for
     a DoRA of a layer with a row of zeros, which has no direction.
     """
     if type(rank) is not int or rank < 1:
@@ -68,7 +68,7 @@ def fresh_text(
 
     Raises ValueError for an encoder that is not of transformers.
     """
-    found = {}
+    found: dict[str, nn.Parameter] = {}
     for part, tower in towers(encoder).items():
         made = fresh(tower, rank, alpha, targets, dora, seed, name)
         found |= {f"{part}.{key}": value for key, value in made.items()}

@@ -15,7 +15,7 @@ from guided.nn import UNet
 from guided.tune.adapters import folder, onto
 from guided.tune.adapters.adapter import Adapter
 from guided.tune.adapters.lowrank import LowRank
-from guided.tune.adapters.places import UNET, counterpart, tower_name, written
+from guided.tune.adapters.places import TOWERS, UNET, counterpart, tower_name, written
 from guided.tune.adapters.reading import read
 
 Path = str | os.PathLike[str]
@@ -114,8 +114,8 @@ def opened(place: Path, base: Path | Model | None = None) -> Model:
         ) from None
     if said.get("sha256") not in (None, model.hash):
         raise ValueError(
-            f"{place}: made for the weights {said['sha256'][:12]} of {said.get('name') or said.get('source')}, those of "
-            f"{model.source} are {model.hash[:12]}: another base. To try it there all the same: tune.adapters.inject"
+            f"{place}: made for the weights {said['sha256'][:12]} of {said.get('name') or said.get('source')}, and "
+            f"those of {model.source} are {model.hash[:12]}: another base. To try it there all the same: tune.adapters.inject"
         )
     onto.inject(model, adapter, name=adapter.name)
     model.base = {"source": model.source, "sha256": model.hash, "name": str(model.card.get("name") or "")}
@@ -167,7 +167,7 @@ def with_words(model: Model, words: Mapping[str, Any], name: str = "words") -> N
                 raise ValueError(f"{given}: expected the vectors of one word, it holds {', '.join(held) or 'none'}")
             made[word] = next(iter(held.values()))
         elif isinstance(given, Mapping):
-            made[word] = {{"clip_l": "text_encoder", "clip_g": "text_encoder_2"}.get(k, k): v for k, v in given.items()}
+            made[word] = {{"clip_l": TOWERS[0], "clip_g": TOWERS[1]}.get(str(k), str(k)): v for k, v in given.items()}
         else:
-            made[word] = {"text_encoder": given.reshape(-1, given.shape[-1])}
+            made[word] = {TOWERS[0]: given.reshape(-1, given.shape[-1])}
     onto.inject(model, Adapter(words=made, name=name), name=name)

@@ -109,7 +109,7 @@ def grouped(
 
 
 def _change(layer: str, held: Mapping[str, tuple[str, Tensor]], alpha: float | None) -> LowRank:
-    for kind, other in ((DOWN, UP), (UP, DOWN)):
+    for kind in (DOWN, UP):
         if kind not in held:
             raise ValueError(f"{next(iter(held.values()))[0]!r}: the {kind} half of {layer} is missing")
     for name, value in held.values():

@@ -91,14 +91,15 @@ def split(whole: LowRank, parts: int) -> list[LowRank | None]:
 
 def row_norms(weight: Tensor) -> Tensor:
     """The norm of each output's weights, (out,)."""
-    return torch.linalg.vector_norm(weight.flatten(1), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(weight.flatten(1), dim=1)
+    return norms
 
 
 def weighed(changes: Sequence[tuple[LowRank, float]], weight: Tensor | None) -> LowRank:
     """The sum of changes, each times its weight, as one change: W + sum_i w_i (W_i - W).
 
-    A DoRA taken w of the way is W + w (m V / |V| - W); the sum is again of the form g W + B A with a factor a row, which
-    is a DoRA of its own. weight: of the layer, needed for a DoRA alone.
+    A DoRA taken w of the way is W + w (m V / |V| - W); the sum is again g W + B A with a factor a row, which is a DoRA
+    of its own. weight: of the layer, needed for a DoRA alone.
     """
     if all(change.magnitude is None for change, _ in changes):
         if len(changes) == 1:

@@ -164,7 +164,7 @@ def _names(model: Model | UNet) -> list[str]:
 
 def _record(adapter: Adapter, name: str, weight: float) -> dict[str, Any]:
     """What a picture says of an adapter that drew it."""
-    values = {"name": name, "file": adapter.file, "weight": float(weight), "sha256": adapter.digest}
+    values: dict[str, Any] = {"name": name, "file": adapter.file, "weight": float(weight), "sha256": adapter.digest}
     values["words"] = sorted(adapter.words) or None
     return {key: value for key, value in values.items() if value is not None}
 

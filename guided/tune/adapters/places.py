@@ -1,7 +1,7 @@
 """Where the layers that an adapter's file names are in a network or a text tower, and what a file calls ours.
 
-Names are compared flattened (dots as underscores), for a kohya file knows no other; so one table reads diffusers' names,
-the original layout's, and our own.
+Names are compared flattened (dots as underscores), for a kohya file knows no other; so one table reads diffusers'
+names, the original layout's, and our own.
 """
 
 from __future__ import annotations

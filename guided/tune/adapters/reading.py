@@ -26,8 +26,10 @@ METADATA = "lora_adapter_metadata"
 """The entry of a file's metadata in which diffusers keeps peft's config of each part."""
 _LIMIT = 8 << 20
 # What a config of peft may say that the tensors alone do not, and that is more than a LoRA.
-_REFUSED = ("modules_to_save", "layer_replication", "lora_bias", "use_qalora", "use_bdlora", "alora_invocation_tokens")
-_REFUSED += ("trainable_token_indices", "arrow_config", "fan_in_fan_out")
+_REFUSED = (
+    *("modules_to_save", "layer_replication", "lora_bias", "use_qalora", "use_bdlora", "alora_invocation_tokens"),
+    *("trainable_token_indices", "arrow_config", "fan_in_fan_out"),
+)
 
 
 def read(path: str | os.PathLike[str]) -> Adapter:
@@ -60,7 +62,11 @@ def _file(file: pathlib.Path, named: pathlib.Path | None = None) -> Adapter:
     """The adapter of one file; named: what it is called by."""
     tensors, metadata = loaded(file)
     place = named or file
-    said = {"name": place.name.removesuffix(".safetensors"), "file": str(place), "sha256": _files.sha256(file)}
+    said: dict[str, Any] = {
+        "name": place.name.removesuffix(".safetensors"),
+        "file": str(place),
+        "sha256": _files.sha256(file),
+    }
     try:
         if is_words(tensors):
             return Adapter(words=words_of(tensors, place.name.removesuffix(".safetensors")), **said)

@@ -36,7 +36,8 @@ def towers(encoder: Any) -> dict[str, nn.Module]:
     found = opened(encoder)
     if isinstance(found, PromptEncoder):
         return {name: tower.model for name, tower in zip(TOWERS, found.towers, strict=False)}
-    return {TOWERS[0]: found.tower.model}  # type: ignore[union-attr]
+    tower: Any = found.tower
+    return {TOWERS[0]: tower.model}
 
 
 def opened_towers(encoder: Any) -> dict[str, nn.Module]:
@@ -52,7 +53,9 @@ def opened_towers(encoder: Any) -> dict[str, nn.Module]:
 def vocabularies(encoder: Any) -> dict[str, TransformersWords]:
     """What makes numbers of a prompt's words, tower by tower."""
     found = opened(encoder)
-    words = [tower.words for tower in found.towers] if isinstance(found, PromptEncoder) else [found.tokenizer]
+    words: list[Any] = (
+        [tower.words for tower in found.towers] if isinstance(found, PromptEncoder) else [found.tokenizer]
+    )
     return dict(zip(TOWERS, words, strict=False))
 
 

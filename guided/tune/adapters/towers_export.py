@@ -42,7 +42,7 @@ def keep(model: Model, attached: Mapping[str, nn.Module]) -> None:
     spec["towers"] = [
         _laid_out(dict(entry), TOWERS[i], changed.get(TOWERS[i])) for i, entry in enumerate(spec["towers"])
     ]
-    model.encoders["text"] = LazyEncoder(spec, encoder.device)
+    model.encoders["text"] = LazyEncoder(spec, model.device)
 
 
 def _laid_out(entry: dict[str, Any], part: str, tower: Any) -> dict[str, Any]:

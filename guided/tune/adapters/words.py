@@ -86,7 +86,7 @@ def of(encoder: Any, name: str) -> dict[str, dict[str, Tensor]]:
     found: dict[str, dict[str, Tensor]] = {}
     for part, tower in opened_towers(encoder).items():
         now = _held(tower)
-        rows = tower.get_input_embeddings().rows if now is not None else None  # type: ignore[operator]
+        rows: Any = _table(tower).rows if now is not None else None
         start = 0
         for owner, words in (now.words if now is not None else {}).items():
             for word, vectors in words.items():
@@ -105,8 +105,8 @@ def fresh_words(
 ) -> dict[str, nn.Parameter]:
     """Add new words to be trained; returns their rows by tower: {"text_encoder.words": (all vectors, width)}.
 
-    words: of each the text whose tokens it begins as, one vector a token; or how many vectors, drawn from the seed in the
-    size of the table's; or the vectors themselves, (n, width), by tower where there are two. Raises ValueError.
+    words: of each the text whose tokens it begins as, one vector a token; or how many vectors, drawn from the seed in
+    the size of the table's; or the vectors themselves, (n, width), by tower where there are two. Raises ValueError.
     """
     there = towers(encoder)
     made: dict[str, dict[str, Tensor]] = {}
@@ -115,15 +115,14 @@ def fresh_words(
     put(encoder, name, made)
     found = {}
     for part, tower in there.items():
-        rows = tower.get_input_embeddings().rows  # type: ignore[operator]
-        found[f"{part}.words"] = rows.requires_grad_(True)
+        found[f"{part}.words"] = _table(tower).rows.requires_grad_(True)
     tag(encoder, "trained")
     return found
 
 
 def _first(start: Any, part: str, tower: Any, encoder: Any, key: str) -> Tensor:
     """The first vectors of a word in a tower."""
-    table = tower.get_input_embeddings()
+    table = _table(tower)
     weight = (table.table if isinstance(table, Extended) else table).weight.detach().cpu().float()
     if isinstance(start, Mapping):
         start = start.get(part)
@@ -150,7 +149,7 @@ def _check(word: str, vectors: Mapping[str, Tensor], there: Mapping[str, Any], e
     for part, rows in vectors.items():
         if part not in there:
             raise ValueError(f"{word!r}: has vectors for {part}, and the model has {', '.join(there)} alone")
-        table = there[part].get_input_embeddings()
+        table = _table(there[part])
         width = (table.table if isinstance(table, Extended) else table).weight.shape[1]
         if rows.ndim != 2 or rows.shape[1] != width or not 1 <= len(rows) <= MOST:
             raise ValueError(
@@ -161,6 +160,11 @@ def _check(word: str, vectors: Mapping[str, Tensor], there: Mapping[str, Any], e
             raise ValueError(f"{word!r}: its vectors hold NaN or infinity")
         if word in known[part].tokenizer.get_vocab():
             raise ValueError(f"{word!r}: {part} knows this word already; choose another")
+
+
+def _table(tower: Any) -> Any:
+    """The table of embeddings of a tower."""
+    return tower.get_input_embeddings()
 
 
 def _held(tower: nn.Module) -> Held | None:
@@ -186,7 +190,7 @@ def _renew(tower: Any, vocabulary: TransformersWords, now: Held) -> None:
         tower.set_input_embeddings(now.table)
         vocabulary.tokenizer, vocabulary.clean = now.tokenizer, now.clean
         for module, end in now.ends:
-            module.eos_token_id = end  # type: ignore[assignment]
+            module.__dict__["eos_token_id"] = end
         tower.__dict__.pop(HELD)
         return
     tokenizer = copy.deepcopy(now.tokenizer)
@@ -203,7 +207,7 @@ def _renew(tower: Any, vocabulary: TransformersWords, now: Held) -> None:
     vocabulary.tokenizer, vocabulary.clean = tokenizer, _expanding(now.clean, shaped, folds)
     # Old configs of CLIP call the end 2, whereupon the largest number of a prompt is taken for it: a new word's.
     for module, end in now.ends:
-        module.eos_token_id = tokenizer.eos_token_id if end == 2 else end
+        module.__dict__["eos_token_id"] = tokenizer.eos_token_id if end == 2 else end
 
 
 def spelt(word: str, count: int) -> list[str]:

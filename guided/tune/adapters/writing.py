@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from guided import _safetensors
 from guided.tune.adapters import keys
@@ -23,7 +24,7 @@ def to_diffusers(adapter: Adapter, folder: pathlib.Path, dtype: torch.dtype) -> 
     """`pytorch_lora_weights.safetensors` of layers that have diffusers' names, with peft's config of each part."""
     if not adapter.layers:
         return []
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     metadata: dict[str, Any] = {}
     for part, changes in adapter.layers.items():
         tensors |= keys.spelt(changes, part, dtype)
