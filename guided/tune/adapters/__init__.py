@@ -4,8 +4,9 @@ peft's layers carry them; it is imported when the first one is put on a network.
 """
 
 from guided.tune.adapters.adapter import Adapter
+from guided.tune.adapters.converting import convert
 from guided.tune.adapters.fresh import fresh, fresh_text, load_tensors, tensors
-from guided.tune.adapters.keeping import apply, save, with_words
+from guided.tune.adapters.keeping import apply, is_adapter, save, with_words
 from guided.tune.adapters.lowrank import LowRank
 from guided.tune.adapters.onto import adapter_of, eject, inject, merge, reweight
 from guided.tune.adapters.reading import read
@@ -17,11 +18,13 @@ __all__ = [
     "LowRank",
     "adapter_of",
     "apply",
+    "convert",
     "eject",
     "fresh",
     "fresh_text",
     "fresh_words",
     "inject",
+    "is_adapter",
     "live",
     "load_tensors",
     "merge",

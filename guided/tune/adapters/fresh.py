@@ -36,8 +36,8 @@ def fresh(
     rank, alpha: of each layer's change up @ down * alpha / rank; alpha is rank by default. targets: "attention" (the
     projections of attention), "convolutions", "all" (every matrix and convolution), or a list of these and of patterns
     of names, as in "down.*.conv1". down is drawn from the seed and the layer's name alone. Nothing else in the network
-    requires gradient then. Raises ValueError where there is an adapter already, for a pattern that fits no layer, and for
-    a DoRA of a layer with a row of zeros, which has no direction.
+    requires gradient then. Raises ValueError where there is an adapter already, for a pattern that fits no layer, and
+    for a DoRA of a layer with a row of zeros, which has no direction.
     """
     if type(rank) is not int or rank < 1:
         raise ValueError(f"rank: expected a whole number >= 1, got {rank!r}")

@@ -114,8 +114,8 @@ def opened(place: Path, base: Path | Model | None = None) -> Model:
         ) from None
     if said.get("sha256") not in (None, model.hash):
         raise ValueError(
-            f"{place}: made for the weights {said['sha256'][:12]} of {said.get('name') or said.get('source')}, and "
-            f"those of {model.source} are {model.hash[:12]}: another base. To try it there all the same: tune.adapters.inject"
+            f"{place}: made for weights {said['sha256'][:12]} of {said.get('name') or said.get('source')}, and "
+            f"those of {model.source} are {model.hash[:12]}: another base. tune.adapters.inject tries it all the same"
         )
     onto.inject(model, adapter, name=adapter.name)
     model.base = {"source": model.source, "sha256": model.hash, "name": str(model.card.get("name") or "")}

@@ -71,9 +71,9 @@ def joined(parts: Sequence[LowRank | None], rows: int, norms: Sequence[Tensor] |
             column += part.rank
     magnitude = None
     if any(part.magnitude is not None for part in given):
-        if norms is None or any(part is not None and part.magnitude is None for part in parts):
+        if any(part is not None and part.magnitude is None for part in parts):
             raise ValueError("some parts of one layer are DoRA and others LoRA")
-        held = [norms[i] if part is None else part.magnitude for i, part in enumerate(parts)]
+        held = [(norms or [])[i] if part is None else part.magnitude for i, part in enumerate(parts)]
         magnitude = torch.cat([value.to(up.dtype) for value in held if value is not None])
     down = torch.cat([part.down for part in even if part is not None])
     return LowRank(down, up, 1.0 if scale is None else scale, magnitude)

@@ -126,7 +126,10 @@ def resolved(changes: Mapping[str, LowRank], module: nn.Module, part: str, base:
             found[layer] = fitted[0]
             continue
         try:
-            norms = row_norms(own.weight.detach().cpu().float()).chunk(sizes[layer])
+            partly = any(part is None for part in fitted) and any(
+                part and part.magnitude is not None for part in fitted
+            )
+            norms = row_norms(own.weight.detach().cpu().float()).chunk(sizes[layer]) if partly else None
             found[layer] = joined(fitted, rows, norms)
         except ValueError as error:
             raise ValueError(f"{next(iter(given.values()))[0]}: {error}, which one layer of ours cannot be") from None

@@ -62,14 +62,11 @@ def _file(file: pathlib.Path, named: pathlib.Path | None = None) -> Adapter:
     """The adapter of one file; named: what it is called by."""
     tensors, metadata = loaded(file)
     place = named or file
-    said: dict[str, Any] = {
-        "name": place.name.removesuffix(".safetensors"),
-        "file": str(place),
-        "sha256": _files.sha256(file),
-    }
+    name = place.name.removesuffix(".safetensors")
+    said: dict[str, Any] = {"name": name, "file": str(place), "sha256": _files.sha256(file)}
     try:
         if is_words(tensors):
-            return Adapter(words=words_of(tensors, place.name.removesuffix(".safetensors")), **said)
+            return Adapter(words=words_of(tensors, name), **said)
         return Adapter(keys.grouped(tensors, alphas=_alphas(metadata)), **said)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None

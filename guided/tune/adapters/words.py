@@ -122,8 +122,7 @@ def fresh_words(
 
 def _first(start: Any, part: str, tower: Any, encoder: Any, key: str) -> Tensor:
     """The first vectors of a word in a tower."""
-    table = _table(tower)
-    weight = (table.table if isinstance(table, Extended) else table).weight.detach().cpu().float()
+    weight = _own(tower).detach().cpu().float()
     if isinstance(start, Mapping):
         start = start.get(part)
     if isinstance(start, Tensor):
@@ -149,8 +148,7 @@ def _check(word: str, vectors: Mapping[str, Tensor], there: Mapping[str, Any], e
     for part, rows in vectors.items():
         if part not in there:
             raise ValueError(f"{word!r}: has vectors for {part}, and the model has {', '.join(there)} alone")
-        table = _table(there[part])
-        width = (table.table if isinstance(table, Extended) else table).weight.shape[1]
+        width = _own(there[part]).shape[1]
         if rows.ndim != 2 or rows.shape[1] != width or not 1 <= len(rows) <= MOST:
             raise ValueError(
                 f"{word!r}: its vectors are {list(rows.shape)}, {part} reads (1 to {MOST}, {width}): made for "
@@ -165,6 +163,13 @@ def _check(word: str, vectors: Mapping[str, Tensor], there: Mapping[str, Any], e
 def _table(tower: Any) -> Any:
     """The table of embeddings of a tower."""
     return tower.get_input_embeddings()
+
+
+def _own(tower: Any) -> Tensor:
+    """The tower's own vectors, (vocabulary, width)."""
+    table = _table(tower)
+    found: Tensor = table.table.weight if isinstance(table, Extended) else table.weight
+    return found
 
 
 def _held(tower: nn.Module) -> Held | None:
@@ -200,7 +205,7 @@ def _renew(tower: Any, vocabulary: TransformersWords, now: Held) -> None:
     tokenizer.add_tokens(tokens)
     if tokenizer.convert_tokens_to_ids(tokens) != list(range(first, first + len(tokens))):
         raise ValueError(f"the tokenizer takes {', '.join(flat)} for words that it has already")
-    weight: Tensor = now.table.weight  # type: ignore[assignment]
+    weight: Any = now.table.weight
     rows = torch.cat(list(flat.values())).to(weight.device, torch.float32)
     tower.set_input_embeddings(Extended(now.table, rows, first))
     folds = tokenizer("A")["input_ids"] == tokenizer("a")["input_ids"]
