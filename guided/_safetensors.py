@@ -261,17 +261,22 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     return [name for name, value in wide.items() if not bool(value.isfinite().all())]
 
 
-def save(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype | None = None) -> None:
+def save(
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write tensors to a safetensors file, aside and renamed; the same tensors give the same bytes.
 
-    dtype: what floating-point tensors are stored in, None: as they are. No metadata are written.
+    dtype: what floating-point tensors are stored in, None: as they are. metadata: of the file, by default none.
     Raises OSError where the disk is full.
     """
     import safetensors.torch
 
     with _files.writing(path) as aside:
         try:
-            safetensors.torch.save_file(plain(tensors, dtype), aside)
+            safetensors.torch.save_file(plain(tensors, dtype), aside, None if metadata is None else dict(metadata))
         except safetensors.SafetensorError as error:
             number = re.search(r"os error (\d+)", str(error))
             if number is None:

@@ -22,10 +22,14 @@ def command(record: Mapping[str, Any]) -> str | None:
 
     if record.get("solver") not in NAMES:
         return None
+    adapters = _adapters(record)
+    if adapters is None:
+        return None
     words = ["guided", "generate"]
     size = None if "stages" in record else record.get("size")  # a cascade's is not the one that is asked for
     options = {
         "--model": record["model"],
+        "--lora": adapters,
         "--steps": record["steps"],
         "--w": None if "expression" in record else record.get("w"),
         "--guide": record.get("expression"),
@@ -46,10 +50,23 @@ def command(record: Mapping[str, Any]) -> str | None:
     return " ".join(quoted(str(word)) for word in words)
 
 
+def _adapters(record: Mapping[str, Any]) -> list[str] | None:
+    """The adapters that `--model` does not bring, or not in this weight; None where one came from no file."""
+    found = []
+    for entry in record.get("adapters") or []:
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("file"), str):
+            return None
+        weight = entry.get("weight", 1.0)
+        if entry["file"] != record["model"] or weight != 1:
+            found.append(entry["file"] if weight == 1 else f"{entry['file']}:{weight}")
+    return found
+
+
 def _options(options: Mapping[str, Any]) -> list[str]:
     """Options with their values. What begins with a dash would be read as another one, unless it is tied to its own."""
     words: list[str] = []
-    for name, value in options.items():
+    single = [(name, one) for name, value in options.items() for one in (value if isinstance(value, list) else [value])]
+    for name, value in single:
         if value is not None:
             words += [f"{name}={value}"] if str(value).startswith("-") else [name, str(value)]
     return words
@@ -73,7 +90,7 @@ def remark(record: Mapping[str, Any]) -> str | None:
     if "task" in record and "asked" not in record:
         return f"made of another picture ({record['task']}): Model.edit and its kin make it again from that one"
     if command(record) is None:
-        return "drawn in Python with a guide, a solver or a path of its own: no command makes it again"
+        return "drawn in Python with a guide, a solver, a path or an adapter of its own: no command makes it again"
     batch = record.get("batch")
     if isinstance(batch, int) and batch > 1:
         return f"drawn in a batch of {batch}: alone, a few values may differ by one level of 255"

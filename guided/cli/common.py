@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from guided.model import Model
 
 Drawn = TypeVar("Drawn", "Model", "Cascade", "Model | Cascade")
+Opened = TypeVar("Opened", "Model", "Model | Cascade")
 
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel="Machine")]
 Dtype = Annotated[
@@ -28,6 +29,10 @@ Dtype = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 ModelOption = Annotated[
     str, typer.Option("--model", help='A folder of a model, a run or a diffusers pipeline, a hub id, or "emoji".')
+]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option("--lora", metavar="FILE[:WEIGHT]", help="An adapter to put on it, a file or a folder; repeatable."),
 ]
 _DTYPES = {"float32": "float32", "fp32": "float32", "bf16": "bfloat16", "bfloat16": "bfloat16"}
 _DTYPES |= {"fp16": "float16", "float16": "float16"}
@@ -89,18 +94,30 @@ def dtype_of(name: str) -> str:
     return _DTYPES[name]
 
 
-def open_model(path: str, device: str, dtype: str) -> Model:
-    """The model of `--model` on the device, computing in the dtype; says what was chosen."""
+def open_model(path: str, device: str, dtype: str, lora: Sequence[str] | None = None) -> Model:
+    """The model of `--model`, with adapters on it, on the device, computing in the dtype; says what was chosen."""
     from guided import zoo
 
-    return _placed(lambda: zoo.load_model(path), device, dtype)
+    return _placed(lambda: _with(zoo.load_model(path), lora), device, dtype)
 
 
-def open_drawing(path: str, device: str, dtype: str) -> Model | Cascade:
+def open_drawing(path: str, device: str, dtype: str, lora: Sequence[str] | None = None) -> Model | Cascade:
     """The same, where a cascade will do as well."""
     from guided import zoo
 
-    return _placed(lambda: zoo.load_drawing(path), device, dtype)
+    return _placed(lambda: _with(zoo.load_drawing(path), lora), device, dtype)
+
+
+def _with(model: Opened, lora: Sequence[str] | None) -> Opened:
+    """The model with the adapters of `--lora`; raises ValueError for a cascade, whose stages differ."""
+    if lora:
+        from guided.model import Model
+        from guided.tune.adapters import apply
+
+        if not isinstance(model, Model):
+            raise ValueError("--lora: an adapter goes on one network: give a stage of the cascade as --model")
+        apply(model, lora)
+    return model
 
 
 def _placed(opened: Callable[[], Drawn], device: str, dtype: str) -> Drawn:

@@ -22,7 +22,13 @@ def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A model: a folder, a run, or a published checkpoint.")],
     target: Annotated[pathlib.Path, typer.Argument(metavar="DST", help="What is written: a folder, or a file.")],
     to: Annotated[
-        str, typer.Option("--to", metavar="FORMAT", help="guided or diffusers (folders), original (a file).")
+        str,
+        typer.Option(
+            "--to",
+            metavar="FORMAT",
+            help="guided or diffusers (folders), original (a file); of an adapter diffusers-lora, peft or adapter "
+            "(folders), kohya (a file).",
+        ),
     ],
     pickle: Annotated[
         bool, typer.Option("--pickle", help="Read SRC even if it is a pickle (.pt, .ckpt), in a process of its own.")
@@ -31,19 +37,29 @@ def convert(
         pathlib.Path | None,
         typer.Option("--config", help="SRC's own config, YAML or JSON; by default the one of its name beside it."),
     ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="MODEL", help="Of an adapter: the model that it is for.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a model in another format; what goes to guided and back is the same bit for bit.
+    """Write a model or an adapter in another format; what goes to guided and back is the same bit for bit.
 
     guided: a model folder. diffusers: a pipeline's folder, of what came from one or from a whole single file. original:
     one safetensors file with the names of guided-diffusion (input_blocks.N.M); of a latent pipeline the whole file, as
-    it came but for the copy of moving averages (model_ema).
+    it came but for the copy of moving averages (model_ema). adapter: our own folder of one, which names its base.
     """
-    if to not in FORMATS:
-        raise ValueError(f"--to: expected one of {', '.join(FORMATS)}, got {to!r}")
+    if to not in (*FORMATS, *ADAPTERS):
+        raise ValueError(f"--to: expected one of {', '.join((*FORMATS, *ADAPTERS))}, got {to!r}")
+    if base is not None and to not in ADAPTERS:
+        raise ValueError(f"--base: goes with --to {', '.join(ADAPTERS)}, for an adapter")
     if config is not None and pathlib.Path(source).is_dir():
         raise ValueError("--config: belongs to a checkpoint file; a model folder has a card")
-    written = [str(path) for path in FORMATS[to](source, target, pickle, config)]
+    if to in ADAPTERS:
+        from guided.tune import adapters
+
+        written = [str(path) for path in adapters.convert(source, target, to, base)]
+    else:
+        written = [str(path) for path in FORMATS[to](source, target, pickle, config)]
     if as_json:
         common.show_json({"written": written})
         return
@@ -86,6 +102,7 @@ def _to_diffusers(source: str, target: pathlib.Path, pickle: bool, config: pathl
     return [zoo.to_diffusers(model, target)]
 
 
+ADAPTERS = ("diffusers-lora", "kohya", "peft", "adapter")
 FORMATS: Mapping[str, Callable[[str, pathlib.Path, bool, pathlib.Path | None], list[pathlib.Path]]] = {
     "guided": _to_guided,
     "original": _to_original,

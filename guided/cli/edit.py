@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from guided.cli import common, photos
-from guided.cli.common import Device, Dtype, Json, ModelOption
+from guided.cli.common import Device, Dtype, Json, Lora, ModelOption
 from guided.cli.photos import (
     GuideText,
     Label,
@@ -43,6 +43,7 @@ def edit(
     prompt: Prompt = None,
     label: Label = None,
     model: ModelOption = "emoji",
+    lora: Lora = None,
     mask: Mask = None,
     strength: Strength = None,
     faithful: Annotated[
@@ -72,6 +73,7 @@ def edit(
     """
     said: dict[str, Any] = {
         "model": model,
+        "lora": lora or None,
         "task": "edit",
         "prompt": prompt,
         "label": label,
@@ -88,7 +90,7 @@ def edit(
         "solver": solver,
         "seed": seed,
     }
-    _run(image, out, said, (model, device, dtype), as_json)
+    _run(image, out, said, (model, device, dtype, lora), as_json)
 
 
 def inpaint(
@@ -97,6 +99,7 @@ def inpaint(
     prompt: Prompt = None,
     label: Label = None,
     model: ModelOption = "emoji",
+    lora: Lora = None,
     mask: Mask = None,
     expand: Annotated[
         str | None, typer.Option("--expand", metavar="L,T,R,B", help="Pixels to add at left, top, right, bottom.")
@@ -122,6 +125,7 @@ def inpaint(
         raise ValueError("inpaint takes --mask, what to paint, or --expand L,T,R,B, how far beyond the borders")
     said: dict[str, Any] = {
         "model": model,
+        "lora": lora or None,
         "task": "inpaint",
         "prompt": prompt,
         "label": label,
@@ -136,11 +140,15 @@ def inpaint(
         "solver": solver,
         "seed": seed,
     }
-    _run(image, out, said, (model, device, dtype), as_json)
+    _run(image, out, said, (model, device, dtype, lora), as_json)
 
 
 def _run(
-    image: pathlib.Path, out: pathlib.Path, said: Mapping[str, Any], network: tuple[str, str, str], as_json: bool
+    image: pathlib.Path,
+    out: pathlib.Path,
+    said: Mapping[str, Any],
+    network: tuple[str, str, str, list[str] | None],
+    as_json: bool,
 ) -> None:
     photos.run(
         image,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from guided.cli import common
-from guided.cli.common import Device, Dtype, Json, ModelOption
+from guided.cli.common import Device, Dtype, Json, Lora, ModelOption
 
 if TYPE_CHECKING:
     from guided.cascade import Cascade
@@ -28,6 +28,7 @@ def generate(
     ] = None,
     label: Annotated[list[str] | None, typer.Option("--label", help="Classes, by name or number.")] = None,
     model: ModelOption = "emoji",
+    lora: Lora = None,
     n: Annotated[int, typer.Option("--n", help="Pictures of each.")] = 1,
     steps: Annotated[int | None, typer.Option("--steps", help="Steps of the solver; the model's by default.")] = None,
     w: Annotated[float | None, typer.Option("--w", help="Guidance weight; 1 is none.")] = None,
@@ -55,7 +56,7 @@ def generate(
 
     texts, labels = _asked(prompts, file, label)
     drawn = common.size_of(size)
-    opened = common.open_drawing(model, device, dtype)
+    opened = common.open_drawing(model, device, dtype, lora)
     request = Request(texts, n, labels, steps, guide, w, negative, drawn, solver, None, seed, batch)
     rows: list[dict[str, Any]] = []
     for result in _results(opened, request):

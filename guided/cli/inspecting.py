@@ -24,7 +24,7 @@ def inspect(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Describe a picture, a model folder, the folder of a run or of a diffusers pipeline, or a safetensors file.
+    """Describe a picture, a model folder, that of a run, a diffusers pipeline or an adapter, or a safetensors file.
 
     For a picture that guided drew this prints the command that makes it again.
     """
@@ -75,6 +75,9 @@ def _weights(path: pathlib.Path, verify: bool) -> dict[str, Any]:
         "dtypes": dict(kinds),
         "first": {name: f"{entry.dtype} {list(entry.shape)}" for name, entry in shown},
     }
+    from guided.tune.adapters import describing
+
+    facts |= describing.of_keys(header)
     if header.metadata:
         facts["metadata"] = dict(header.metadata)
     if verify:
@@ -151,8 +154,12 @@ def _folder(path: pathlib.Path, verify: bool) -> dict[str, Any]:
         from guided.zoo.certificate import describe as of_pipeline
 
         return of_pipeline(path, verify)
+    from guided.tune.adapters import describing, is_adapter
+
+    if is_adapter(path):
+        return describing.of_folder(path)
     raise ValueError(
-        f"{path}: neither a model folder (no card.json) nor a training run (no run.json), nor a pipeline of diffusers"
+        f"{path}: neither a model folder (no card.json) nor a training run (no run.json), nor a pipeline of diffusers, nor an adapter"
     )
 
 

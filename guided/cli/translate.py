@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from guided.cli import common, photos
-from guided.cli.common import Device, Dtype, Json, ModelOption
+from guided.cli.common import Device, Dtype, Json, Lora, ModelOption
 from guided.cli.photos import GuideText, Label, Mask, Out, Photo, Prompt, Seed, SolverName, Steps, Weight
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def translate(
     *,
     task: Annotated[str | None, typer.Option("--task", help="What to do: one of those that the model learnt.")] = None,
     model: Annotated[str, typer.Option("--model", help="The folder of a model that was taught to, or of its run.")],
+    lora: Lora = None,
     prompt: Prompt = None,
     label: Label = None,
     mask: Mask = None,
@@ -45,13 +46,20 @@ def translate(
 
     What a mask keeps comes back bit for bit. The same command goes on where it was interrupted.
     """
-    said: dict[str, Any] = {"model": model, "task": "translate", "to": task, "prompt": prompt, "label": label}
+    said: dict[str, Any] = {
+        "model": model,
+        "lora": lora or None,
+        "task": "translate",
+        "to": task,
+        "prompt": prompt,
+        "label": label,
+    }
     said |= {"mask": mask, "expand": expand, "steps": steps, "w": w, "guide": guide, "solver": solver, "seed": seed}
     photos.run(
         image,
         out,
         said,
-        lambda: common.open_model(model, device, dtype),
+        lambda: common.open_model(model, device, dtype, lora),
         lambda opened, job, mask: _translated(opened, job, mask, said),
         as_json,
     )
@@ -61,6 +69,7 @@ def upscale(
     image: Photo,
     *,
     model: ModelOption = "emoji-up",
+    lora: Lora = None,
     scale: Annotated[
         int | None, typer.Option("--scale", help="How many times larger; the model's own by default.")
     ] = None,
@@ -93,7 +102,7 @@ def upscale(
         image,
         out,
         said,
-        lambda: common.open_drawing(model, device, dtype),
+        lambda: common.open_drawing(model, device, dtype, lora),
         lambda opened, job, mask: _enlarged(opened, job, mask, said),
         as_json,
     )

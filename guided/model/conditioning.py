@@ -24,6 +24,7 @@ class LazyEncoder:
         self.spec: Any = spec
         self.device = torch.device(device)
         self._opened: TextEncoder | None = None
+        self.changed = False  # whether its towers are no longer what the spec says: an adapter is on them
 
     @property
     def opened(self) -> TextEncoder:
@@ -32,9 +33,20 @@ class LazyEncoder:
             self._opened = text.open(self.spec, device=self.device)
         return self._opened
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anything but its spec was asked for yet."""
+        return self._opened is not None
+
     def to(self, device: torch.device | str) -> LazyEncoder:
         """The same encoder on another device."""
-        return self if torch.device(device) == self.device else LazyEncoder(self.spec, device)
+        place = torch.device(device)
+        if place == self.device:
+            return self
+        found = LazyEncoder(self.spec, place)
+        if self.changed:
+            found._opened, found.changed = self.opened.moved(place), True  # type: ignore[attr-defined]
+        return found
 
     def __getattr__(self, name: str) -> Any:
         # key, width, vector_width, length, null: only the encoder knows them.

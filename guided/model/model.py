@@ -15,8 +15,8 @@ from guided.codec import Codec
 from guided.degrade import Translation
 from guided.denoiser import Denoiser
 from guided.guide import Guide, Term
+from guided.model import adapted, edge, store
 from guided.model import card as cards
-from guided.model import edge, store
 from guided.model.autoencoder import AutoencoderKL
 from guided.model.conditioning import LazyEncoder
 from guided.model.drawing import Progress, run
@@ -56,6 +56,9 @@ class Model(Verbs):
         self._early = early
         self._hash: str | None = None
         self._files = files
+        # What is on it beside its weights (`guided.tune.adapters`), one record each; and the model that it was put on.
+        self.adapters: tuple[Mapping[str, Any], ...] = ()
+        self.base: Mapping[str, Any] | None = None
         store.fitting(self.card, self.encoders, denoiser.network)
         self._set_edge()
 
@@ -84,8 +87,9 @@ class Model(Verbs):
         """Write the model folder, whole or not at all; what stood there before is replaced then.
 
         dtype: what the weights are stored in, float32 or bfloat16. Raises OSError where the disk is full, ValueError
-        where the folder holds something other than a model.
+        where the folder holds something other than a model, or an adapter is on the model.
         """
+        self.plain("save")
         place = pathlib.Path(folder)
         spec = self.encoders["text"].spec if "text" in self.encoders else None
         store.write(place, self.denoiser, self.codec, {**self.card, "text": spec}, self._early, dtype)
@@ -135,6 +139,19 @@ class Model(Verbs):
             self._hash = store.hash_of(self.denoiser.network) if self._files is None else checksum(self._files)
         return self._hash
 
+    def forget_hash(self) -> None:
+        """Its weights are no longer those of the files it came from."""
+        self._hash, self._files = None, None
+
+    def plain(self, verb: str) -> None:
+        """Raise ValueError where an adapter is on the model, which `verb` would lose."""
+        if self.adapters or adapted.is_adapted(self.denoiser.network):
+            names = ", ".join(repr(entry["name"]) for entry in self.adapters) or "one in training"
+            raise ValueError(
+                f"{verb}: an adapter is on {self.name} ({names}): tune.adapters.merge it first, or save the adapter "
+                "itself with tune.adapters.save"
+            )
+
     def to(self, device: torch.device | str) -> Model:
         """Move the weights to a device, in place; an encoder opened from a folder is opened there."""
         self.denoiser.to(device)
@@ -158,7 +175,7 @@ class Model(Verbs):
         """The early snapshot as a denoiser of its own (the weak one of autoguidance), None where there is none."""
         if self._early is None:
             return None
-        network = store.blank(self.denoiser.network)
+        network = adapted.stripped(store.blank(self.denoiser.network))
         network.load_state_dict(dict(self._early), assign=True)
         weak = self.denoiser.with_network(network)
         return weak.eval().requires_grad_(False).to(self.device)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from guided import _files, _safetensors
 from guided.codec import Codec
 from guided.degrade import Translation
+from guided.model import adapted, towers
 from guided.model import card as cards
-from guided.model import towers
 from guided.model.autoencoder import AutoencoderKL
 from guided.nn import EncoderUNet
 
@@ -190,7 +190,7 @@ def hash_of(network: nn.Module) -> str:
     """SHA-256 of the bytes that `model.safetensors` has in float32."""
     import safetensors.torch
 
-    content = safetensors.torch.save(_safetensors.plain(network.state_dict(), torch.float32))
+    content = safetensors.torch.save(_safetensors.plain(adapted.state(network), torch.float32))
     return hashlib.sha256(content).hexdigest()
 
 

@@ -6,12 +6,12 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from guided.text._words import Tokenizer
 
@@ -93,11 +93,16 @@ class FrozenEncoder:
     def length(self) -> int:
         return self.tokenizer.length
 
+    @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Encoded:
         """Encode prompts; warns (`PromptCut`) with the dropped words of those that are too long.
 
         Raises TypeError if a prompt is not a string.
         """
+        return self.encode(texts)
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """The same with the gradient of what is trained in the tower, where the caller has gradients on."""
         words = [self.tokenizer(text) for text in checked(texts)]
         report_cuts([entry.cut for entry in words], self.length)
         states: dict[tuple[int, ...], tuple[Tensor, Tensor | None]] = {}
@@ -120,7 +125,12 @@ class FrozenEncoder:
             return self([""] * n)
         return absent(n, self.width, self.vector_width)
 
-    @torch.no_grad()
+    def moved(self, device: torch.device) -> FrozenEncoder:
+        """This encoder, whatever was done to its tower, on another device."""
+        if isinstance(self.tower, nn.Module):
+            self.tower.to(device)
+        return replace(self, device=device)
+
     def _run(self, ids: list[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[Tensor, Tensor | None]]:
         # A caller's autocast must not reach in: a prompt has the same states in training and in sampling.
         with torch.autocast(self.device.type, enabled=False):

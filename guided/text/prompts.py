@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -66,6 +66,10 @@ class PromptEncoder:
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Encoded:
         """Encode prompts; warns (`PromptCut`) with the dropped words of those that are too long."""
+        return self.encode(texts)
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """The same with the gradient of what is trained in the towers, where the caller has gradients on."""
         rows = [self._one(text) for text in checked(texts)]
         report_cuts([cut for _, _, cut in rows], self.length)
         tokens = torch.stack([row for row, _, _ in rows]) if rows else torch.zeros(0, self.length, self.width)
@@ -86,6 +90,12 @@ class PromptEncoder:
         vector = torch.zeros(n, self.vector_width) if self.vector_width else None
         mask = torch.ones(n, self.length, dtype=torch.bool)
         return Encoded(torch.zeros(n, self.length, self.width), mask, vector, (None,) * n)
+
+    def moved(self, device: torch.device) -> PromptEncoder:
+        """This encoder, whatever was done to its towers, on another device."""
+        for tower in self.towers:
+            tower.model.to(device)
+        return replace(self, device=device)
 
     def _one(self, text: str) -> tuple[Tensor, Tensor | None, str | None]:
         # One prompt at a time: then its states are the same bits in any company.

@@ -26,11 +26,16 @@ _WEIGHTS = (".safetensors", ".gguf", ".onnx")
 
 
 def load(
-    path_or_id: str | os.PathLike[str], *, pickle: bool = False, config: Mapping[str, Any] | None = None
+    path_or_id: str | os.PathLike[str],
+    *,
+    pickle: bool = False,
+    config: Mapping[str, Any] | None = None,
+    base: str | os.PathLike[str] | Model | None = None,
 ) -> Model | NoisyClassifier | Cascade:
-    """Open a model: a folder of ours, of a finished training run or of a diffusers pipeline, a published checkpoint,
-    "emoji", the shipped one, "emoji-up", which enlarges its pictures, "emoji-128", both as a cascade, or a pipeline of
-    the hub by its id, owner/name, which is then kept in the hub's cache.
+    """Open a model: a folder of ours, of a finished training run, of a diffusers pipeline or of an adapter (which is
+    put on the base that it names; `base` in place of that one), a published checkpoint, "emoji", the shipped one,
+    "emoji-up", which enlarges its pictures, "emoji-128", both as a cascade, or a pipeline of the hub by its id,
+    owner/name, which is then kept in the hub's cache.
 
     The folder of a cascade, or one with the stages of DeepFloyd IF in it, gives a `Cascade`, that of a classifier of
     noisy pictures a `NoisyClassifier`. The name of a shipped model goes before a folder of that name; write ./emoji for
@@ -50,6 +55,10 @@ def load(
         return Cascade([Model.open(shipped(stage)) for stage in SHIPPED], name=name, source=name)
     path = pathlib.Path(name).expanduser()
     found: Model | NoisyClassifier | Cascade
+    if base is not None or _is_adapter(path):
+        from guided.tune.adapters import keeping
+
+        return keeping.opened(path, base)
     if not path.exists():
         if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
             raise FileNotFoundError(
@@ -130,6 +139,14 @@ def shipped(name: str) -> pathlib.Path:
     if not (folder / "card.json").is_file():
         raise FileNotFoundError(f"{name}: this install of guided lacks its shipped model; install the whole package")
     return folder
+
+
+def _is_adapter(path: pathlib.Path) -> bool:
+    if not path.is_dir() or any((path / name).is_file() for name in ("card.json", MANIFEST, pipeline.INDEX)):
+        return False
+    from guided.tune.adapters import keeping
+
+    return keeping.is_adapter(path)
 
 
 def _file(path: pathlib.Path, pickle: bool, config: Mapping[str, Any] | None) -> Model | NoisyClassifier:

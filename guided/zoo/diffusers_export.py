@@ -70,6 +70,7 @@ def tensors_of(network: UNet, values: Mapping[str, Any], stored: Stored) -> dict
 
 
 def _model(model: Model, place: pathlib.Path, dtype: torch.dtype | None) -> None:
+    model.plain("export")
     network, layout = model.denoiser.network, model.card.get("layout") or {}
     layout = layout if layout.get("name") == LAYOUT else {}
     assert isinstance(network, UNet)

@@ -35,6 +35,8 @@ def export(model: Model | NoisyClassifier, target: pathlib.Path) -> list[pathlib
     from guided.zoo import whole_export
 
     came = model.card.get("layout") or {}
+    if isinstance(model, Model):
+        model.plain("export")
     if isinstance(model, Model) and whole_export.is_whole(model):
         state, said = whole_export.tensors(model), None
     elif came.get("name") == LAYOUT:
