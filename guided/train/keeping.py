@@ -178,7 +178,8 @@ def finished(folder: Path, images: int) -> int | None:
     if count is None or file is None:
         return None
     try:
-        made = json.loads(file.read_text())["provenance"]
+        said = json.loads(file.read_text())
+        made = said.get("card", said)["provenance"]
         done = made["images"] == count and (count >= images or bool(made.get("ended")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

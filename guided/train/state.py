@@ -65,7 +65,7 @@ class State:
         if applied:
             self.applied += 1
             for ema in self.emas:
-                ema.update(list(self.network.parameters()), self.counter // self.recipe.train.batch_size)
+                ema.update([p for p in self.network.parameters() if p.requires_grad], self.counter // self.recipe.train.batch_size)
         train = self.recipe.train
         if train.early and self.early is None and self.counter >= train.early * train.images:
             self.early = copied(self.emas[0].network.state_dict())

@@ -41,6 +41,9 @@ def _captioned(recipe: Recipe, source: Source, record: Record) -> Record:
             f"{record.name}: no caption, and no class folder to call it by: name what the pictures show with "
             '--word "..." (tune.word), or give captions: NAME.txt beside each picture, or metadata.jsonl'
         )
+    word = recipe.tune.word if recipe.tune.method == "textual-inversion" else None
+    if word is not None and word not in caption:
+        caption = f"{word} {caption}"
     return dataclasses.replace(record, caption=caption, label=None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,13 +41,41 @@ def chosen(model: Model, recipe: Recipe, changed: bool) -> Chosen:
         return Chosen(adapter=False)
     if changed:
         raise ValueError(f"tune.method: another head is trained with the rest: full, or dreambooth, got {tune.method}")
-    from guided.tune import adapters
-
     network.requires_grad_(False)
     network.to(torch.bfloat16 if tune.frozen == "bf16" else torch.float32)
-    targets, seed = tune.targets, recipe.seed
-    adapters.fresh(network, tune.rank, tune.alpha, targets, tune.method == "dora", seed)
-    return Chosen(adapter=True, quiet=silenced)
+    from guided.tune import adapters
+
+    encoder = model.encoders.get("text")
+    if tune.method == "textual-inversion":
+        assert tune.word is not None
+        if encoder is None:
+            raise ValueError(f"tune.method: textual-inversion: {model.name} reads no words")
+        adapters.fresh_words(encoder, {tune.word: tune.vectors}, seed=recipe.seed)
+        return Chosen(True, None, adapters.towers(encoder), Reader(encoder, model.denoiser.accepts))
+    dora = tune.method == "dora"
+    adapters.fresh(network, tune.rank, tune.alpha, tune.targets, dora, recipe.seed)
+    if not tune.text_rank:
+        return Chosen(True, silenced)
+    if encoder is None:
+        raise ValueError(f"tune.text_rank: {model.name} reads no texts; leave it at 0")
+    adapters.fresh_text(encoder, tune.text_rank, tune.alpha, "attention", dora, recipe.seed)
+    return Chosen(True, silenced, adapters.towers(encoder), Reader(encoder, model.denoiser.accepts))
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """Captions read anew in every update, with gradient, by an encoder that is in training."""
+
+    encoder: Any
+    accepts: frozenset[str]
+
+    def __call__(self, batch: Batch) -> Cond:
+        from guided.tune import adapters
+
+        read = adapters.live(self.encoder, [caption or "" for caption in batch.captions])
+        cond = Cond(tokens=read.tokens, mask=read.mask, vector=read.vector).only(self.accepts)
+        missing = torch.tensor([caption is None for caption in batch.captions])
+        return cond.drop(missing).to(batch.x0.device, batch.x0.dtype)
 
 
 @contextlib.contextmanager
