@@ -13,6 +13,7 @@ import typer
 
 from guided.cli import bench, calibrate, cascade, convert, data, demo, edit, evaluate, generate, inspecting, train
 from guided.cli import translate as translating
+from guided.cli import tune as tuning
 from guided.cli.common import say
 
 # Where typer keeps click has changed between its versions; the classes are the same.
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("train", epilog=train.EXAMPLE)(train.train)
+app.command("tune", epilog=tuning.EXAMPLE)(tuning.tune)
 app.command("generate", epilog=generate.EXAMPLE)(generate.generate)
 app.command("edit", epilog=edit.EXAMPLE)(edit.edit)
 app.command("inpaint", epilog=edit.PAINT)(edit.inpaint)

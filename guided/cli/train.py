@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EXAMPLE = "For example: [bold]guided train recipes/emoji32.yaml data.path=emoji out=runs/emoji[/bold]"
 QUIET = 30.0
 """Seconds between two lines where nobody watches a progress bar."""
-_PRECISIONS = {"float32": "float32", "bfloat16": "bf16", "float16": "fp16"}
+PRECISIONS = {"float32": "float32", "bfloat16": "bf16", "float16": "fp16"}
 
 
 def train(
@@ -44,7 +44,7 @@ def train(
 
     overrides = list(changes or [])
     if dtype is not None:
-        overrides.append(f"train.precision={_PRECISIONS[common.dtype_of(dtype)]}")
+        overrides.append(f"train.precision={PRECISIONS[common.dtype_of(dtype)]}")
     checked = load_recipe(recipe, overrides)
     place = common.device_of(device)
     if dry_run:
@@ -53,7 +53,7 @@ def train(
     main = os.environ.get("RANK", "0") == "0"
     if main:
         common.say(f"{checked.name} in {checked.out} on {place}, {checked.train.precision}")
-    last = _watched(checked, place if device != "auto" else "auto", main)
+    last = watched(checked, place if device != "auto" else "auto", main)
     if not main:
         return
     folder = pathlib.Path(checked.out) / "model"
@@ -64,7 +64,7 @@ def train(
         print(folder)
 
 
-def _watched(recipe: Recipe, device: str, main: bool) -> Step:
+def watched(recipe: Recipe, device: str, main: bool) -> Step:
     """Run to the end and show it: a bar where a person watches, a line now and then elsewhere."""
     from guided.train import fit
 

@@ -332,7 +332,7 @@ def _untunable(recipe: Recipe, tune: Tune) -> list[str]:
     faults = []
     if recipe.task == "classifier":
         faults.append("tune: a classifier is not tuned; train one with another recipe")
-    if recipe.model.model_fields_set:
+    if recipe.model.model_fields_set:  # type: ignore[attr-defined]
         faults.append("model: the network is that of tune.base; leave the section out")
     if recipe.text.model_fields_set:
         faults.append("text: the encoder is that of tune.base; leave the section out, or name another in tune.encoder")

@@ -65,7 +65,10 @@ class State:
         if applied:
             self.applied += 1
             for ema in self.emas:
-                ema.update([p for p in self.network.parameters() if p.requires_grad], self.counter // self.recipe.train.batch_size)
+                ema.update(
+                    [p for p in self.network.parameters() if p.requires_grad],
+                    self.counter // self.recipe.train.batch_size,
+                )
         train = self.recipe.train
         if train.early and self.early is None and self.counter >= train.early * train.images:
             self.early = copied(self.emas[0].network.state_dict())
@@ -92,7 +95,7 @@ class State:
             for name, tensor in group.items():
                 if not bool(tensor.isfinite().all()):
                     raise FloatingPointError(f"{stem}: {name} is not finite at {self.counter} images; not saved")
-        facts = {
+        facts: dict[str, Any] = {
             "counter": self.counter,
             "applied": self.applied,
             "skipped": self.skipped,

@@ -46,7 +46,7 @@ def update(state: State, parts: Iterator[Batch], objective: Objective, lr: float
         batch = part.to(team.device, state.weights[0].dtype)
         with counted_dropout(state, batch.counters[0]):
             cond = batch.cond if state.tuning is None else state.tuning.read(batch)
-            target = None if state.tuning is None else state.tuning.target(batch, state.denoiser)
+            target = None if state.tuning is None else state.tuning.target(batch, state.denoiser)  # type: ignore[arg-type]
             each = objective(state.denoiser, batch.x0, batch.noise, batch.sigma, cond, target)
             aim = each if state.head is None else state.head.objective(each, batch.sigma)
             state.scaler.scale(aim.sum() / total).backward()  # type: ignore[no-untyped-call]

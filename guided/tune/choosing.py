@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ CHECKS = 12
 VIEWS = 200
 """How often a picture is seen, by default, and at least and at most how many images a run has."""
 FEWEST, MOST = 1600, 40_000
+RANKS = (16, 8, 4, 2, 1)
+SMALL = 0.04
+"""The share of its base that an adapter may weigh, where rank 1 allows it."""
 _FOREIGN = {"noise": {"law": "trained"}, "loss": {"weight": "output"}}
 
 
@@ -117,6 +121,8 @@ def _tune(base: Model, name: str, method: str, source: Source, asked: Asked) -> 
     if "text" in base.encoders and unnamed:
         values["word"] = WORD
     values |= {key: value for key, value in given.items() if value is not None}
+    if values.get("rank") is None and method != "textual-inversion":
+        values["rank"] = rank_for(base, str(values.get("targets", "all")))
     if not values.get("replay", 1) or values.get("budget") == 0:
         values["budget"] = None
     return values
@@ -146,9 +152,18 @@ def _train(base: Model, tune: Mapping[str, Any], pictures: int, asked: Asked) ->
     }
 
 
+def rank_for(base: Model, targets: str) -> int:
+    """The largest usual rank whose adapter weighs at most 4 % of its base, both in the same dtype."""
+    from guided.tune.adapters.fresh import targeted
+
+    layers = targeted(base.denoiser.network, targets).values()
+    of_one = sum(math.prod(layer.weight.shape[1:]) + layer.weight.shape[0] for layer in layers)
+    return next((rank for rank in RANKS if rank * of_one <= SMALL * _parameters(base)), RANKS[-1])
+
+
 def rate(base: Model, adapters: bool) -> float:
     """The learning rate: small networks bear a larger one; adapters, which start at nothing, a larger one yet."""
-    small = min(10.0, (8.6e8 / _parameters(base)) ** 0.5)
+    small: float = min(10.0, (8.6e8 / _parameters(base)) ** 0.5)
     return (1e-4 if adapters else 2e-5) * small
 
 

@@ -30,10 +30,13 @@ HELD = 8
 MOST_HELD = 64
 
 
-def prepare_tuning(recipe: Recipe, device: torch.device, facts: Mapping[str, Any] | None = None) -> Job:
+def prepare_tuning(
+    recipe: Recipe, device: torch.device, facts: Mapping[str, Any] | None = None, stand_in: bool = False
+) -> Job:
     """Open the base and the data, change the head, draw what is replayed, and say what is trained.
 
-    As `guided.train.setup.prepare`, which calls it; raises ValueError, FileNotFoundError.
+    As `guided.train.setup.prepare`, which calls it; raises ValueError, FileNotFoundError. stand_in: nothing is drawn or
+    written; the person's own pictures stand for what would be replayed.
     """
     tune = recipe.tune
     assert tune is not None
@@ -42,12 +45,15 @@ def prepare_tuning(recipe: Recipe, device: torch.device, facts: Mapping[str, Any
     if spec is not None:
         section = recipe.text.model_copy(update={"encoder": spec, "length": None})
         recipe = recipe.model_copy(update={"text": section})
-    own = heading.told(recipe, base, setup.open_source(_as_found(recipe))[0])
+    own = heading.told(recipe, base, setup.open_source(as_found(recipe))[0])
     setup.unchanged(recipe, own.records, facts)
     split = parted(own.records)
     base.to(device)
     base.denoiser.autocast = setup.AUTOCAST.get(recipe.train.precision)
-    replayed = replay.drawn(base, recipe, Path(recipe.out) / replay.FOLDER) if tune.replay else None
+    replayed = None
+    if tune.replay:
+        place = Path(recipe.out) / replay.FOLDER
+        replayed = replay.stand_in(base, recipe, own) if stand_in else replay.drawn(base, recipe, place)
     source: Source = own if replayed is None else replay.Joined(own, replayed)
     known = None if facts is None else facts["text"]
     tokens = setup.read_texts(recipe, source, device, known) if recipe.data.condition == "text" else None
@@ -62,7 +68,8 @@ def prepare_tuning(recipe: Recipe, device: torch.device, facts: Mapping[str, Any
     translation = None if recipe.translate is None else recipe.translate.taught()
     drop = recipe.train.drop if recipe.data.condition != "none" else 0.0
     looks = recipe.data.flip, recipe.data.crop
-    samples = Samples(pictures, order, split.train, conditions, law, recipe.seed, drop, *looks, translation)
+    drawn: Any = pictures  # latents are read like pictures
+    samples = Samples(drawn, order, split.train, conditions, law, recipe.seed, drop, *looks, translation)
     denoiser = model.denoiser.to(device)
     tuning = Tuned(
         recipe=recipe,
@@ -93,7 +100,7 @@ def opened(tune: Tune, facts: Mapping[str, Any] | None) -> Model:
     return base
 
 
-def _as_found(recipe: Recipe) -> Recipe:
+def as_found(recipe: Recipe) -> Recipe:
     """The recipe without its condition: what captions and classes mean to the base is for `heading.told` to say."""
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"condition": "none"})})
 

@@ -101,6 +101,25 @@ def _captions(base: Model, n: int) -> list[str]:
     return list(base.card.get("captions") or learnt.get("sample", {}).get("prompts") or ())
 
 
+class Repeated:
+    """As many records as are asked for, their pictures those of a source, over and over."""
+
+    def __init__(self, source: Source, records: Sequence[Record]) -> None:
+        self.inner = source
+        self.records: Sequence[Record] = list(records)
+        self.classes, self.summary, self.skipped = source.classes, source.summary, source.skipped
+
+    def bytes(self, i: int) -> bytes:
+        """The encoded picture i."""
+        return self.inner.bytes(i % len(self.inner.records))
+
+
+def stand_in(base: Model, recipe: Recipe, source: Source) -> Source:
+    """What `drawn` would give, with the pictures of another source in their place."""
+    asked = subjects(base, recipe)
+    return Repeated(source, [Record(f"{i:05d}", prompt, label) for i, (prompt, label) in enumerate(asked)])
+
+
 def drawn(base: Model, recipe: Recipe, folder: Path) -> Source:
     """The base's pictures of what it knows, drawn once with its own defaults and kept in the folder."""
     asked = subjects(base, recipe)

@@ -21,9 +21,11 @@ from guided.train.loss import Objective
 from guided.train.recipe import Recipe
 from guided.train.setup import Job
 from guided.train.state import State
-from guided.tune import budget
+from guided.tune import budget, memorised
 from guided.tune.budget import Watched
 
+PANEL = "memorised.png"
+"""In the folder of a run: what the tuned model draws, beside the nearest pictures it was shown."""
 Quiet = Callable[[Denoiser], contextlib.AbstractContextManager[Denoiser]]
 """Of the denoiser in training, the base, for as long as the context lasts."""
 
@@ -108,6 +110,10 @@ class Tuned:
             },
         }
         self.model_in_training._hash = None
+        panel = memorised.memorised(self.model_in_training, job)
+        if panel is not None:
+            self.model_in_training.card["tuned"]["memorised"] = panel.facts()
+            memorised.save(panel, job, Path(self.recipe.out) / PANEL)
         self.model_in_training.denoiser.autocast = None
         return self.model_in_training
 

@@ -1,0 +1,161 @@
+"""`guided tune`: teach a model a person's own pictures. `guided.fit` does it; this chooses, forecasts and shows."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from guided.cli import common
+from guided.cli.common import Device, Json
+from guided.cli.train import PRECISIONS, watched
+
+if TYPE_CHECKING:
+    from guided.model import Model
+    from guided.train import Recipe
+    from guided.tune.forecast import Forecast
+
+EXAMPLE = "For example: [bold]guided tune emoji my/pictures --out runs/mine[/bold]"
+HEAD = "Another head"
+
+
+def tune(
+    *,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The base: a model, a run, a pipeline, a hub id.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Pictures, with captions, in class folders, or neither.")],
+    out: Annotated[pathlib.Path, typer.Option("--out", help="The folder of the run; the result is in its model/.")],
+    method: Annotated[
+        str, typer.Option("--method", help="lora, dora, full, dreambooth or textual-inversion.")
+    ] = "lora",
+    images: Annotated[int | None, typer.Option("--images", help="Length of the run, in images.")] = None,
+    rank: Annotated[int | None, typer.Option("--rank", help="Of the adapters; 0: the weights themselves.")] = None,
+    targets: Annotated[
+        str | None, typer.Option("--targets", help="What adapters go on: attention, convolutions or all.")
+    ] = None,
+    text_rank: Annotated[
+        int | None, typer.Option("--text-rank", help="Of adapters on the text encoder, which has none by default.")
+    ] = None,
+    word: Annotated[
+        str | None, typer.Option("--word", help="What pictures without a caption are called; the new word.")
+    ] = None,
+    vectors: Annotated[int | None, typer.Option("--vectors", help="Vectors of a new word.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Images an update.")] = None,
+    replay: Annotated[
+        float | None, typer.Option("--replay", help="Share of a batch that the base drew itself; 0: none.")
+    ] = None,
+    prompts: Annotated[
+        pathlib.Path | None, typer.Option("--prompts", help="What must not be forgotten, a prompt a line.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", help="Most that the loss on the base's own pictures may rise; 0: any amount."),
+    ] = None,
+    classes: Annotated[
+        bool, typer.Option("--new-classes", help="Unknown class folders become new classes.", rich_help_panel=HEAD)
+    ] = False,
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", help="Another text encoder.", rich_help_panel=HEAD)
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", help="Show it a picture: colourise, inpaint, ... (repeatable).", rich_help_panel=HEAD),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", help="WIDTHxHEIGHT of its pictures.", rich_help_panel=HEAD)
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Decides all that is drawn.")] = 0,
+    memory: Annotated[
+        float | None, typer.Option("--memory", help="Gigabytes it may take; what is free by default.")
+    ] = None,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Less memory for a third more time.", rich_help_panel="Machine")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, how long it takes, and stop.")
+    ] = False,
+    device: Device = "auto",
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32, bf16 or fp16.", rich_help_panel="Machine")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tune a model on your own pictures, within a budget of what it may forget.
+
+    Says what it found, what it chose and how long it will take, then trains; it keeps the best state within the budget,
+    ends by itself when the held-out loss turns, and says what was short. The same command goes on where it stopped.
+    """
+    from guided import zoo
+    from guided.tune import Asked, recipe_for
+
+    asked = Asked(
+        images=images,
+        rank=rank,
+        targets=targets,
+        text_rank=text_rank,
+        lr=lr,
+        batch_size=batch,
+        replay=replay,
+        prompts=None if prompts is None else tuple(common.lines_of(prompts)),
+        budget=budget,
+        word=word,
+        vectors=vectors,
+        size=common.size_of(size),
+        classes=classes,
+        encoder=encoder,
+        tasks=None if task is None else tuple(task),
+        seed=seed,
+        precision=None if dtype is None else PRECISIONS[common.dtype_of(dtype)],
+        checkpointing=checkpointing,
+    )
+    place = common.device_of(device)
+    base = zoo.load_model(model)
+    recipe = recipe_for(base, model, data, method, out, asked)
+    limit = None if memory is None else round(memory * 1e9)
+    facts = plan(recipe, base, place, limit)
+    if dry_run:
+        _show(facts, as_json)
+        return
+    del base
+    if not as_json:
+        _show(facts, False)
+    last = watched(recipe, place if device != "auto" else "auto", True)
+    _ended(recipe, last.model, as_json)
+
+
+def plan(recipe: Recipe, base: Model, device: str, limit: int | None) -> dict[str, Any]:
+    """What was found, what was chosen, what it will take, what will be written; a run that goes on is not forecast."""
+    import torch
+
+    from guided.train import workplace
+    from guided.tune import forecast
+    from guided.tune.describing import described
+
+    started = workplace.begun(pathlib.Path(recipe.out), recipe) is not None
+    found: Forecast | None = None
+    if not started:
+        common.say("trying 20 updates, to say what the run will take ...")
+        found = forecast.forecast(recipe, torch.device(device), limit)
+    return described(recipe, base, found)
+
+
+def _show(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        common.show_json(facts)
+        return
+    for name, value in facts.items():
+        print(f"{name:<9}  {common.printable(str(value))}", flush=True)
+
+
+def _ended(recipe: Recipe, model: Any, as_json: bool) -> None:
+    folder = pathlib.Path(recipe.out)
+    said = model.card.get("tuned") or {}
+    if as_json:
+        common.show_json({"out": recipe.out, "model": str(folder / "model"), "tuned": said})
+        return
+    common.say(f"short of {said.get('short')}: {said.get('why')}" if said.get("short") != "nothing" else said["why"])
+    if (folder / "memorised.png").is_file():
+        copies = (said.get("memorised") or {}).get("copies", 0)
+        common.say(f"{copies} of its pictures look copied: see {folder / 'memorised.png'}")
+    print(folder / "model")

@@ -1,0 +1,104 @@
+"""Whether a tuned model learnt or copied: what it draws of each caption, beside the nearest picture it was shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from guided import _files
+from guided.data import BadPicture
+from guided.evaluate.features import Thumbnail
+from guided.model import Model
+from guided.model.sheet import sheet
+from guided.train.setup import Job
+
+SHOWN = 16
+MOST = 512
+"""Training pictures that are compared; of more, as many evenly spread ones."""
+SEED = 1 << 41
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """Drawn pictures, the training rows nearest to them, how near, and how near those lie to each other.
+
+    copies: how many are as near to a training picture as half the median distance between one and its nearest other.
+    """
+
+    drawn: Sequence[Image.Image]
+    captions: Sequence[str]
+    rows: Sequence[int]
+    distances: Tensor
+    apart: float
+
+    @property
+    def copies(self) -> int:
+        return int((self.distances < self.apart / 2).sum())
+
+    def facts(self) -> dict[str, Any]:
+        """For a card."""
+        median = round(float(self.distances.median()), 4)
+        return {"drawn": len(self.drawn), "copies": self.copies, "distance": median, "apart": round(self.apart, 4)}
+
+
+def memorised(model: Model, job: Job) -> Panel | None:
+    """Draw what the training pictures are called, and find the nearest of them; None where fewer than two are sound.
+
+    Distances are between thumbnails freed of contrast (`evaluate.features.Thumbnail`), at most 2. A network that
+    changes pictures draws nothing by itself: None.
+    """
+    known = _known(job)
+    if len(known) < 2 or job.translation is not None:
+        return None
+    space = Thumbnail()
+    shown = space(torch.stack([picture for _, picture in known]))
+    between = torch.cdist(shown, shown).fill_diagonal_(torch.inf)
+    result, captions = _drawn(model, job, [row for row, _ in known])
+    pictures = torch.from_numpy(result.arrays).permute(0, 3, 1, 2)
+    distance, nearest = torch.cdist(space(pictures), shown).min(1)
+    rows = [known[int(at)][0] for at in nearest]
+    return Panel(list(result), captions, rows, distance, float(between.min(1).values.median()))
+
+
+def _known(job: Job) -> list[tuple[int, Tensor]]:
+    rows = job.split.train
+    pictures: Any = getattr(job.pictures, "pictures", job.pictures)  # of latents, what they were made of
+    chosen = rows if len(rows) <= MOST else [rows[at * len(rows) // MOST] for at in range(MOST)]
+    found = []
+    for row in chosen:
+        try:
+            found.append((row, pictures[row]))
+        except BadPicture:
+            continue
+    return found
+
+
+def _drawn(model: Model, job: Job, rows: Sequence[int]) -> tuple[Any, list[str]]:
+    chosen = [rows[at * len(rows) // SHOWN] for at in range(SHOWN)] if len(rows) > SHOWN else list(rows)
+    records = [job.source.records[row] for row in chosen]
+    texts = [record.caption or "" for record in records] if "text" in model.encoders else None
+    labels = [record.label or 0 for record in records] if texts is None and model.classes else None
+    n = len(chosen) if texts is None and labels is None else 1
+    result = model.generate(texts, n, labels=labels, seed=SEED, batch=SHOWN)
+    return result, texts or [model.classes[label] for label in labels or ()] or [""] * n
+
+
+def save(panel: Panel, job: Job, file: Path) -> None:
+    """Write the panel: each drawn picture left of the training picture nearest to it."""
+    pictures: Any = getattr(job.pictures, "pictures", job.pictures)
+    images, captions = [], []
+    for at in panel.distances.argsort().tolist():
+        near = pictures[panel.rows[at]].permute(1, 2, 0).numpy()
+        ratio = float(panel.distances[at]) / panel.apart if panel.apart else float("inf")
+        images += [panel.drawn[at], Image.fromarray(near if near.shape[-1] == 3 else near[..., 0])]
+        captions += [panel.captions[at], f"{'COPY? ' if ratio < 0.5 else ''}{ratio:.2f} of their own distance"]
+    columns = min(8, len(images))
+    made = sheet(images, captions, columns, heads=["drawn", "nearest shown"] * (columns // 2))
+    with _files.writing(file) as aside:
+        made.save(aside, "PNG")
