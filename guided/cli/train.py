@@ -80,7 +80,7 @@ def watched(recipe: Recipe, device: str, main: bool) -> Step:
             update(step.images, pace)
             if step.note:
                 common.say(step.note)
-            if step.held:
+            if step.held and recipe.tune is None:
                 levels = ", ".join(f"{name}: {value:.4f}" for name, value in step.held.items())
                 common.say(f"{step.images} images: held-out loss {levels}")
             if time.monotonic() - told > QUIET and not update.watched:

@@ -145,6 +145,8 @@ def _show(facts: dict[str, Any], as_json: bool) -> None:
         common.show_json(facts)
         return
     for name, value in facts.items():
+        if name in ("seconds", "bytes"):  # for programs
+            continue
         print(f"{name:<9}  {common.printable(str(value))}", flush=True)
 
 
@@ -155,7 +157,10 @@ def _ended(recipe: Recipe, model: Any, as_json: bool) -> None:
         common.show_json({"out": recipe.out, "model": str(folder / "model"), "tuned": said})
         return
     common.say(f"short of {said.get('short')}: {said.get('why')}" if said.get("short") != "nothing" else said["why"])
-    if (folder / "memorised.png").is_file():
-        copies = (said.get("memorised") or {}).get("copies", 0)
-        common.say(f"{copies} of its pictures look copied: see {folder / 'memorised.png'}")
+    panel = said.get("memorised")
+    if panel is not None:
+        common.say(
+            f"near to a picture it was shown: {panel['near']} of {panel['drawn']} drawn; of captions kept out, near to "
+            f"their picture: {panel['unseen_near']} of {panel['unseen']}. See {folder / 'memorised.png'}"
+        )
     print(folder / "model")

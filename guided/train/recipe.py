@@ -228,7 +228,7 @@ class Tune(Section):
     replayed: Count = 128  # how many it draws
     prompts: Annotated[tuple[Text, ...], sequence()] = ()  # of what; none: what its card says it was trained on
     budget: Positive | None = 0.05  # most that the loss on replayed pictures may rise, as a share; None: any
-    patience: Count = 5  # checks without a better state that end the run
+    patience: Count = 4  # checks without a better state that end the run
     frozen: Annotated[str, one_of("float32", "bf16")] = "float32"  # what weights that stay as they are lie in
 
 

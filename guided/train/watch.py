@@ -25,7 +25,7 @@ from guided.train.setup import Job
 
 LEVELS = 8
 PICTURES = 64
-LEAST = 32
+LEAST = 16
 """Fewer pictures are each looked at with several draws of the noise, so that as many are judged."""
 COLUMNS = 8
 PREVIEWED = 16

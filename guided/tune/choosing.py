@@ -17,8 +17,8 @@ WORD = "zwx"
 """What pictures are called that nobody named: a word that no encoder knows a meaning of."""
 LARGE = 100_000_000
 """Parameters beyond which the weights themselves are not trained unless it is asked for."""
-CHECKS = 12
-VIEWS = 200
+CHECKS = 10
+VIEWS = 120
 """How often a picture is seen, by default, and at least and at most how many images a run has."""
 FEWEST, MOST = 1600, 40_000
 RANKS = (16, 8, 4, 2, 1)
@@ -129,7 +129,7 @@ def _tune(base: Model, name: str, method: str, source: Source, asked: Asked) -> 
 
 
 def _train(base: Model, tune: Mapping[str, Any], pictures: int, asked: Asked) -> dict[str, Any]:
-    batch = asked.batch_size or (8 if pictures < 16 else 16 if pictures < 200 else 32)
+    batch = asked.batch_size or (16 if pictures < 200 else 32)
     share = 1 - float(tune.get("replay", 0.5))
     images = asked.images or min(MOST, max(FEWEST, round(pictures * VIEWS / share)))
     images = -(-images // batch) * batch

@@ -39,7 +39,7 @@ def described(recipe: Recipe, base: Model, forecast: Forecast | None) -> dict[st
         "method": method,
         "replays": f"{replayed}; {held}",
         "images": f"at most {train.images} in batches of {train.batch_size}, rate {train.lr:.2g}, {train.precision}",
-        "writes": f"{Path(recipe.out) / 'model'}: {_result(recipe, base)}; beside it checkpoints, previews, memorised.png",
+        "writes": f"{Path(recipe.out) / 'model'}: {_result(recipe, base)}; beside it previews, memorised.png",
     }
     if forecast is None:
         return {**facts, "takes": "a run that goes on from where it stopped"}

@@ -28,7 +28,9 @@ SEED = 1 << 41
 class Panel:
     """Drawn pictures, the training rows nearest to them, how near, and how near those lie to each other.
 
-    copies: how many are as near to a training picture as half the median distance between one and its nearest other.
+    A picture counts as near where it is nearer to a training picture than half the median distance between one and its
+    nearest other. unseen: how near what is drawn of captions that were kept out comes to the pictures kept out, which
+    cannot have been copied: a world in which captions say everything brings those near, too.
     """
 
     drawn: Sequence[Image.Image]
@@ -36,15 +38,22 @@ class Panel:
     rows: Sequence[int]
     distances: Tensor
     apart: float
+    unseen: Tensor
 
-    @property
-    def copies(self) -> int:
-        return int((self.distances < self.apart / 2).sum())
+    def near(self, distances: Tensor) -> int:
+        """How many are near."""
+        return int((distances < self.apart / 2).sum())
 
     def facts(self) -> dict[str, Any]:
         """For a card."""
-        median = round(float(self.distances.median()), 4)
-        return {"drawn": len(self.drawn), "copies": self.copies, "distance": median, "apart": round(self.apart, 4)}
+        return {
+            "drawn": len(self.drawn),
+            "near": self.near(self.distances),
+            "distance": round(float(self.distances.median()), 4),
+            "apart": round(self.apart, 4),
+            "unseen": len(self.unseen),
+            "unseen_near": self.near(self.unseen),
+        }
 
 
 def memorised(model: Model, job: Job) -> Panel | None:
@@ -53,21 +62,30 @@ def memorised(model: Model, job: Job) -> Panel | None:
     Distances are between thumbnails freed of contrast (`evaluate.features.Thumbnail`), at most 2. A network that
     changes pictures draws nothing by itself: None.
     """
-    known = _known(job)
+    known = _known(job, job.split.train)
     if len(known) < 2 or job.translation is not None:
         return None
     space = Thumbnail()
     shown = space(torch.stack([picture for _, picture in known]))
     between = torch.cdist(shown, shown).fill_diagonal_(torch.inf)
     result, captions = _drawn(model, job, [row for row, _ in known])
-    pictures = torch.from_numpy(result.arrays).permute(0, 3, 1, 2)
-    distance, nearest = torch.cdist(space(pictures), shown).min(1)
+    distance, nearest = torch.cdist(space(_levels(result)), shown).min(1)
     rows = [known[int(at)][0] for at in nearest]
-    return Panel(list(result), captions, rows, distance, float(between.min(1).values.median()))
+    apart = float(between.min(1).values.median())
+    kept = _known(job, job.held)
+    unseen = torch.zeros(0)
+    if kept:
+        held = space(torch.stack([picture for _, picture in kept]))
+        unseen = torch.cdist(space(_levels(_drawn(model, job, [row for row, _ in kept])[0])), held).min(1).values
+    return Panel(list(result), captions, rows, distance, apart, unseen)
 
 
-def _known(job: Job) -> list[tuple[int, Tensor]]:
-    rows = job.split.train
+def _levels(result: Any) -> Tensor:
+    """The pictures of a result, uint8 (N, C, H, W)."""
+    return torch.from_numpy(result.arrays).permute(0, 3, 1, 2)
+
+
+def _known(job: Job, rows: Sequence[int]) -> list[tuple[int, Tensor]]:
     pictures: Any = getattr(job.pictures, "pictures", job.pictures)  # of latents, what they were made of
     chosen = rows if len(rows) <= MOST else [rows[at * len(rows) // MOST] for at in range(MOST)]
     found = []
@@ -97,7 +115,7 @@ def save(panel: Panel, job: Job, file: Path) -> None:
         near = pictures[panel.rows[at]].permute(1, 2, 0).numpy()
         ratio = float(panel.distances[at]) / panel.apart if panel.apart else float("inf")
         images += [panel.drawn[at], Image.fromarray(near if near.shape[-1] == 3 else near[..., 0])]
-        captions += [panel.captions[at], f"{'COPY? ' if ratio < 0.5 else ''}{ratio:.2f} of their own distance"]
+        captions += [panel.captions[at], f"{'NEAR: ' if ratio < 0.5 else ''}{ratio:.2f} of their own distance"]
     columns = min(8, len(images))
     made = sheet(images, captions, columns, heads=["drawn", "nearest shown"] * (columns // 2))
     with _files.writing(file) as aside:
