@@ -218,7 +218,19 @@ def read_texts(
     recipe: Recipe, source: Source, device: torch.device, known: Mapping[str, Any] | None
 ) -> text.TokenCache:
     """The states of all captions and prompts of a recipe, by its encoder, or by the one that a run began with."""
-    wanted = ["", *recipe.sample.prompts, *(r.caption for r in source.records if r.caption is not None)]
+    return read_captions(recipe.text.encoder, recipe.text.length, source, device, recipe.sample.prompts, known)
+
+
+def read_captions(
+    encoder: Any,
+    length: int | None,
+    source: Source,
+    device: torch.device,
+    more: Sequence[str] = (),
+    known: Mapping[str, Any] | None = None,
+) -> text.TokenCache:
+    """The states of all captions of a source and of `more` texts. known: the spec of the encoder that began."""
+    wanted = ["", *more, *(r.caption for r in source.records if r.caption is not None)]
     if known is not None:
         # Where the cache lacks nothing, no encoder is opened; else both of these say that it is needed.
         with contextlib.suppress(FileNotFoundError, ValueError):
@@ -226,15 +238,15 @@ def read_texts(
             cache.fill(wanted)
             return cache
     try:
-        encoder = text.open(known or recipe.text.encoder, length=recipe.text.length, device=device)
+        found = text.open(known or encoder, length=length, device=device)
     except (FileNotFoundError, ImportError) as absent:
         try:
-            cache = text.TokenCache(known or recipe.text.encoder, token_folder())
+            cache = text.TokenCache(known or encoder, token_folder())
         except (FileNotFoundError, ValueError):
             raise absent from None
         cache.fill(wanted)  # a cache carried from where the encoder is installed
         return cache
-    cache = text.TokenCache(encoder, token_folder())  # type: ignore[arg-type]
+    cache = text.TokenCache(found, token_folder())  # type: ignore[arg-type]
     cache.fill(wanted)
     cache.encoder = None  # workers read; they never encode
     return cache

@@ -29,18 +29,23 @@ class Forgotten:
 
 @dataclass(eq=False)
 class Watched:
-    """Pictures x0 (B, C, H, W) that the base drew, which no update sees, at fixed noise levels with fixed noise."""
+    """Pictures x0 (B, C, H, W) that the base drew, which no update sees, at fixed noise levels with fixed noise.
+
+    base_cond: their condition as the base takes it, where that is another.
+    """
 
     x0: Tensor
     cond: Cond
     sigmas: Sequence[float]
     seeds: Sequence[int]
+    base_cond: Cond | None = None
     _known: list[tuple[Tensor, float]] = field(default_factory=list)
 
     @torch.no_grad()
     def learn(self, base: Denoiser, objective: Objective) -> None:
         """Keep what the base says of them."""
-        self._known = [(said, heard(said)) for said, heard in self._looks(base, objective)]
+        cond = self.cond if self.base_cond is None else self.base_cond
+        self._known = [(said, heard(said)) for said, heard in self._looks(base, objective, cond)]
 
     @property
     def learnt(self) -> bool:
@@ -51,18 +56,20 @@ class Watched:
     def __call__(self, denoiser: Denoiser, objective: Objective) -> Forgotten:
         """What another denoiser lost of it; `moved` is the mean weighted square of the change, over the base's loss."""
         now, before, moved = [], [], []
-        for (said, heard), (known, loss) in zip(self._looks(denoiser, objective), self._known, strict=True):
+        for (said, heard), (known, loss) in zip(self._looks(denoiser, objective, self.cond), self._known, strict=True):
             now.append(heard(said))
             moved.append(heard(said, known))
             before.append(loss)
         total = math.fsum(before)
         return Forgotten(math.fsum(now) / total - 1, math.fsum(moved) / total)
 
-    def _looks(self, denoiser: Denoiser, objective: Objective) -> Iterator[tuple[Tensor, Callable[..., float]]]:
+    def _looks(
+        self, denoiser: Denoiser, objective: Objective, cond: Cond
+    ) -> Iterator[tuple[Tensor, Callable[..., float]]]:
         """At each level the estimates of a denoiser, and their loss against the pictures, or against a target."""
         like = next(denoiser.parameters())
         dtype = torch.promote_types(like.dtype, torch.float32)
-        x0, cond = self.x0.to(like.device, dtype), self.cond.to(like.device, dtype)
+        x0, cond = self.x0.to(like.device, dtype), cond.to(like.device, dtype)
         noise = Noise(self.seeds, "tune/watched")(0, x0.shape[1:]).to(x0)
         for sigma in self.sigmas:
             level = torch.full((len(x0),), sigma, dtype=torch.float64, device=like.device)

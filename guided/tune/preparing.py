@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def prepare_tuning(
     model = heading.headed(base, recipe, own, tokens)
     trained = training.chosen(model, recipe, changed=model is not base)
     conditions = conditions_of(source.records, tokens, model.denoiser.accepts)
+    of_base = _of_base(base, source, device) if tune.encoder is not None and replayed is not None else None
     pictures = _pictures(recipe, source, model)
     first = len(own.records)
     kept = range(first, len(source.records))
@@ -77,10 +79,11 @@ def prepare_tuning(
         facts={"base": base.name, "base_sha256": base.hash},
         first=first,
         quiet=trained.quiet or (apart(base.denoiser) if replayed is not None else nowhere),
-        watched=_watched(recipe, pictures, watched, conditions, law),
+        watched=_watched(recipe, pictures, watched, (conditions, of_base), law),
         adapter=trained.adapter,
         extras=trained.extras,
         reader=trained.reader,
+        conditions=of_base,
     )
     config = model.denoiser.network.config
     made = source, pictures, split, conditions, samples, law, denoiser, config, setup.fingerprint(own.records)
@@ -120,14 +123,20 @@ def conditions_of(records: Sequence[Record], tokens: Any, accepts: frozenset[str
     return Conditions(captions, labels, tokens, accepts)
 
 
+def _of_base(base: Model, source: Source, device: torch.device) -> Conditions:
+    """The conditions of records as the base takes them, by its own encoder."""
+    tokens = setup.read_captions(base.encoders["text"].spec, None, source, device)
+    return conditions_of(source.records, tokens, base.denoiser.accepts)
+
+
 def law_of(recipe: Recipe, denoiser: Denoiser) -> Law:
-    """The recipe's law of noise levels, or that of the base's own frame."""
+    """The recipe's law of noise levels; "trained": the levels of the base's own frame, or evenly over its range."""
     if recipe.noise.law != "trained":
         return LogNormal(recipe.noise.mean, recipe.noise.std, denoiser.lo, denoiser.hi)
     kind = denoiser.parametrization
     if isinstance(kind, Framed) and isinstance(kind.frame, DDPM):
         return Trained(tuple(kind.frame.log_sigmas().tolist()))
-    raise ValueError("noise.law: trained: this base names no discrete levels; give log_normal with mean and std")
+    return Trained(tuple(torch.linspace(math.log(denoiser.lo), math.log(denoiser.hi), 1000).tolist()))
 
 
 def _pictures(recipe: Recipe, source: Source, model: Model) -> Pictures | Latents:
@@ -150,10 +159,16 @@ def _order(recipe: Recipe, split: Split, kept: range) -> tuple[Any, list[int]]:
 
 
 def _watched(
-    recipe: Recipe, pictures: Pictures | Latents, rows: Sequence[int], conditions: Conditions, law: Law
+    recipe: Recipe,
+    pictures: Pictures | Latents,
+    rows: Sequence[int],
+    conditions: tuple[Conditions, Conditions | None],
+    law: Law,
 ) -> Watched | None:
     if not rows:
         return None
     u = (torch.arange(8, dtype=torch.float64) + 0.5) / 8
     x0 = values(torch.stack([pictures[row] for row in rows]), torch.float32)
-    return Watched(x0, conditions(rows), law.quantile(u).tolist(), [recipe.seed + row for row in rows])
+    own, of_base = conditions
+    base_cond = None if of_base is None else of_base(rows)
+    return Watched(x0, own(rows), law.quantile(u).tolist(), [recipe.seed + row for row in rows], base_cond)

@@ -19,7 +19,7 @@ from guided.model import Model
 from guided.train.batch import Batch
 from guided.train.loss import Objective
 from guided.train.recipe import Recipe
-from guided.train.setup import Job
+from guided.train.setup import Conditions, Job
 from guided.train.state import State
 from guided.tune import budget, memorised
 from guided.tune.budget import Watched
@@ -34,7 +34,8 @@ Quiet = Callable[[Denoiser], contextlib.AbstractContextManager[Denoiser]]
 class Tuned:
     """A model in the making: `first` is the first replayed record, `quiet` gives the base, `reader` reads captions.
 
-    adapter: whether the result is an adapter beside the base, else a model.
+    adapter: whether the result is an adapter beside the base, else a model. conditions: of the records, as the base
+    takes them, where it reads them by another encoder.
     """
 
     recipe: Recipe
@@ -46,6 +47,7 @@ class Tuned:
     adapter: bool
     extras: Mapping[str, nn.Module] = field(default_factory=dict)
     reader: Callable[[Batch], Cond] | None = None
+    conditions: Conditions | None = None
 
     def read(self, batch: Batch) -> Cond:
         return batch.cond if self.reader is None else self.reader(batch)
@@ -60,8 +62,14 @@ class Tuned:
         x = torch.addcmul(x0, spread(sigma, x0), batch.noise[rows])
         target = batch.x0.clone()
         with self.quiet(denoiser) as base:
-            target[rows] = base(x, sigma, batch.cond.index(rows)).to(target)
+            target[rows] = base(x, sigma, self._of_base(batch, rows)).to(target)
         return target
+
+    def _of_base(self, batch: Batch, rows: list[int]) -> Cond:
+        if self.conditions is None:
+            return batch.cond.index(rows)
+        dropped = torch.tensor([batch.captions[i] is None for i in rows])
+        return self.conditions([batch.rows[i] for i in rows]).drop(dropped).to(batch.x0.device, batch.x0.dtype)
 
     def check(self, job: Job, state: State, denoiser: Denoiser, objective: Objective) -> str | None:
         assert self.recipe.tune is not None

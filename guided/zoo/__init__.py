@@ -55,6 +55,8 @@ def load(
         return Cascade([Model.open(shipped(stage)) for stage in SHIPPED], name=name, source=name)
     path = pathlib.Path(name).expanduser()
     found: Model | NoisyClassifier | Cascade
+    if _is_adapter(path / "model"):  # the folder of a run that tuned
+        path = path / "model"
     if base is not None or _is_adapter(path):
         from guided.tune.adapters import keeping
 
