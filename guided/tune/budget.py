@@ -98,14 +98,17 @@ def best_of(checks: Sequence[dict[str, Any]], budget: float | None) -> dict[str,
 
 
 def ending(checks: Sequence[dict[str, Any]], budget: float | None, patience: int) -> str | None:
-    """Why a run ends now: no better state for so many checks; None where it goes on."""
+    """Why a run ends now: no better state for so many checks; None where it goes on.
+
+    At first a model forgets much, and what is replayed wins it back: as long as it does, a run beyond its budget goes on.
+    """
     best = best_of(checks, budget)
     if best is None or len(checks) - checks.index(best) <= patience:
         return None
-    last = checks[-1]
-    if budget is not None and (last.get("forgotten") or 0.0) > budget:
-        return "forgetting passed the budget"
-    return "the held-out loss turned"
+    rises = [check.get("forgotten") or 0.0 for check in checks[-patience - 1 :]]
+    if budget is None or rises[-1] <= budget:
+        return "the held-out loss turned"
+    return "forgetting passed the budget" if rises[-1] >= rises[0] else None
 
 
 def verdict(checks: Sequence[dict[str, Any]], budget: float | None, ended: str | None) -> dict[str, str]:

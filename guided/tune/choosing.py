@@ -138,7 +138,7 @@ def _train(base: Model, tune: Mapping[str, Any], pictures: int, asked: Asked) ->
         "images": images,
         "batch_size": batch,
         "lr": asked.lr or rate(base, bool(tune.get("rank", 16))),
-        "warmup": images // 20,
+        "warmup": images // 5,
         "decay": 0.4,
         "precision": asked.precision or learnt.get("precision") or "bf16",
         "checkpointing": bool(asked.checkpointing),

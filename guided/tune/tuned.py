@@ -83,7 +83,7 @@ class Tuned:
             found |= {"forgotten": lost.rise, "moved": lost.moved}
         if budget.better(found, budget.best_of(state.checks, limit), limit):
             state.best = state.averaged()
-        state.checks.append(found)
+        state.checks.append(dict(sorted(found.items())))  # in the order that a checkpoint gives back
         state.ended = budget.ending(state.checks, limit, self.recipe.tune.patience)
         said = f"; forgotten {found['forgotten']:+.1%}" if "forgotten" in found else ""
         told = f"{state.counter} images: held-out loss {found['held_out']:.4g}{said}"
