@@ -168,7 +168,8 @@ def _table(tower: Any) -> Any:
 def _own(tower: Any) -> Tensor:
     """The tower's own vectors, (vocabulary, width)."""
     table = _table(tower)
-    found: Tensor = table.table.weight if isinstance(table, Extended) else table.weight
+    own: Any = table.table if isinstance(table, Extended) else table
+    found: Tensor = own.weight
     return found
 
 
