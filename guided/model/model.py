@@ -145,7 +145,10 @@ class Model(Verbs):
 
     def plain(self, verb: str) -> None:
         """Raise ValueError where an adapter is on the model, which `verb` would lose."""
-        if self.adapters or adapted.is_adapted(self.denoiser.network):
+        text = self.encoders.get("text")
+        read = isinstance(getattr(text, "spec", None), Mapping) and "adapters" in text.spec  # type: ignore[union-attr]
+        on = read or getattr(text, "changed", False) or adapted.is_adapted(self.denoiser.network)
+        if self.adapters or on:
             names = ", ".join(repr(entry["name"]) for entry in self.adapters) or "one in training"
             raise ValueError(
                 f"{verb}: an adapter is on {self.name} ({names}): tune.adapters.merge it first, or save the adapter "

@@ -120,7 +120,7 @@ def opened(place: Path, base: Path | Model | None = None) -> Model:
         )
     onto.inject(model, adapter, name=adapter.name)
     model.base = {"source": model.source, "sha256": model.hash, "name": str(model.card.get("name") or "")}
-    if said.get("source") is not None:
+    if base is None:
         model.source = os.fspath(place)
     return model
 

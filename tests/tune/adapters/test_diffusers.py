@@ -134,7 +134,7 @@ def test_a_dora_in_kohyas_keys(folders: dict[str, pathlib.Path], tmp_path: pathl
 
 
 def test_kohyas_names_of_the_original_layout(folders: dict[str, pathlib.Path], tmp_path: pathlib.Path) -> None:
-    """SDXL's: input_blocks_4_1, as the single file of the U-Net names its layers; diffusers' conversion is the oracle."""
+    """SDXL's: input_blocks_4_1, as the single file of the U-Net names its layers."""
     from guided.zoo import diffusers_names, original
 
     model = trained("sdxl-base", folders["sdxl-base"], False)

@@ -119,7 +119,7 @@ def test_a_base_that_moved_or_is_another(tmp_path: pathlib.Path) -> None:
     with torch.no_grad():
         next(iter(other.denoiser.network.parameters())).add_(1)
     other.save(tmp_path / "base")
-    with pytest.raises(ValueError, match="made for weights .* of tiny-class, and those of .* are .*: another base"):
+    with pytest.raises(ValueError, match=r"made for weights .* of tiny-class, and those of .* are .*: another base"):
         guided.load(place)
     assert guided.load(place, base=Model.open(tmp_path / "moved")).adapters[0]["name"] == "tuned"
 
@@ -132,7 +132,7 @@ def test_a_damaged_folder_is_refused(tmp_path: pathlib.Path) -> None:
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(bytes(content))
-    with pytest.raises(ValueError, match="its SHA-256 is .* adapter.json says .*: damaged, or replaced"):
+    with pytest.raises(ValueError, match=r"its SHA-256 is .* adapter.json says .*: damaged, or replaced"):
         guided.load(place)
     file.unlink()
     with pytest.raises(FileNotFoundError, match="names it, it is not there"):
@@ -228,7 +228,8 @@ def test_a_stage_of_a_cascade(tmp_path: pathlib.Path) -> None:
 
 def test_a_file_without_a_base_says_how_to_give_one(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a").mkdir()
-    save_file({"unet.conv_in.lora_A.weight": torch.ones(1, 4, 3, 3), "unet.conv_in.lora_B.weight": torch.ones(8, 1, 1, 1)},
-              tmp_path / "a" / "pytorch_lora_weights.safetensors")  # fmt: skip
-    with pytest.raises(ValueError, match="an adapter that names no base: guided.load"):
+    tensors = {"lora_A": torch.ones(1, 4, 3, 3), "lora_B": torch.ones(8, 1, 1, 1)}
+    named = {f"unet.conv_in.{end}.weight": value for end, value in tensors.items()}
+    save_file(named, tmp_path / "a" / "pytorch_lora_weights.safetensors")
+    with pytest.raises(ValueError, match=r"an adapter that names no base: guided.load"):
         guided.load(tmp_path / "a")

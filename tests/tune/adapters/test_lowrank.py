@@ -56,7 +56,10 @@ def test_a_part_of_a_change_trained_as_one_keeps_all_of_its_ranks() -> None:
 @pytest.mark.parametrize("kinds", [(False, False), (True, False), (True, True), (False, True, True)])
 def test_weighed_changes_add(kinds: tuple[bool, ...]) -> None:
     weight = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
-    given = [(change(6, (5,), 2 + i, 0.7, dora, i), w) for i, (dora, w) in enumerate(zip(kinds, (0.5, -0.3, 2.0)))]
+    given = [
+        (change(6, (5,), 2 + i, 0.7, dora, i), w)
+        for i, (dora, w) in enumerate(zip(kinds, (0.5, -0.3, 2.0), strict=False))
+    ]
     expected = sum(w * delta(one, weight) for one, w in given)
     assert (delta(weighed(given, weight), weight) - expected).abs().max() < 1e-5
 

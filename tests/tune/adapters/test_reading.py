@@ -97,7 +97,7 @@ def test_pickles_are_refused(tmp_path: pathlib.Path) -> None:
 def test_other_folders_are_refused(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"")
     (tmp_path / "b.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match="no adapter in it: none of adapter.json"):
+    with pytest.raises(ValueError, match=r"no adapter in it: none of adapter.json"):
         adapters.read(tmp_path)
 
 

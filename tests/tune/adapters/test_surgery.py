@@ -134,7 +134,7 @@ def test_one_in_training_stands_alone() -> None:
     net = network("ours")
     adapter = random(net)
     adapters.fresh(net, 1)
-    with pytest.raises(ValueError, match="already|in training"):
+    with pytest.raises(ValueError, match=r"already|in training"):
         adapters.inject(net, adapter, name="b")
     adapters.eject(net)
     adapters.inject(net, adapter, name="b")
@@ -163,7 +163,7 @@ def test_names_and_shapes_of_another_base_are_refused_and_nothing_is_changed() -
         with pytest.raises(ValueError, match=message):
             adapters.inject(net, adapters.Adapter({"unet": layers}))
         assert torch.equal(said(net), before)
-    with pytest.raises(ValueError, match="changes text_encoder .1 layers., and the network has none"):
+    with pytest.raises(ValueError, match=r"changes text_encoder .1 layers., and the network has none"):
         adapters.inject(net, adapters.Adapter({"text_encoder": {place: change}}))
     with pytest.raises(TypeError, match="an adapter goes on a Model or a UNet"):
         adapters.inject(torch.nn.Linear(2, 2), adapters.Adapter({"unet": good}))

@@ -168,3 +168,24 @@ def test_what_was_saved_is_in_diffusers_form(folders: dict[str, pathlib.Path], t
     adapters.save(model, tmp_path / "words")
     held = load_file(tmp_path / "words" / "learned_embeds.safetensors")
     assert {name: tuple(value.shape) for name, value in held.items()} == {"<a>": (2, 12), "<b>": (1, 12)}
+
+
+def test_words_in_training_outlive_others_and_a_checkpoint(folders: dict[str, pathlib.Path]) -> None:
+    model = guided.load(folders["sd-1.5"])
+    encoder = model.encoders["text"]
+    made = adapters.fresh_words(encoder, {"<a>": 2}, name="a")
+    shaken(made)
+    (tower,) = adapters.towers(encoder).values()
+    held = {name: value.clone() for name, value in adapters.tensors(tower).items()}
+    assert torch.equal(held["words"], made["text_encoder.words"].detach())
+    states = encoder(["an <a>"]).tokens
+    adapters.with_words(model, {"<b>": torch.ones(1, 12)}, name="b")
+    assert torch.equal(encoder(["an <a>"]).tokens, states)
+    adapters.eject(model, "b")
+    assert torch.equal(encoder(["an <a>"]).tokens, states)
+    adapters.eject(model)
+    adapters.fresh_words(encoder, {"<a>": 2}, name="a")
+    adapters.load_tensors(tower, held)
+    assert torch.equal(encoder(["an <a>"]).tokens, states)
+    with pytest.raises(ValueError, match="there are new words on this encoder"):
+        adapters.fresh_words(encoder, {"<c>": 1})
