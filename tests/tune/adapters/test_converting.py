@@ -62,7 +62,7 @@ def test_what_no_published_network_has(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="which model is it for"):
         adapters.convert(tmp_path / "k.safetensors", tmp_path / "d", "adapter")
     save_file({"<a>": torch.ones(1, 8)}, tmp_path / "w.safetensors")
-    with pytest.raises(ValueError, match="new words .<a>. have no such form"):
+    with pytest.raises(ValueError, match=r"new words .<a>. have no such form"):
         adapters.convert(tmp_path / "w.safetensors", tmp_path / "d", "kohya")
     assert not (tmp_path / "d").exists()
     assert describing.of_folder(tmp_path / "w.safetensors")["kind"] == "adapter 'w': textual-inversion"
