@@ -104,6 +104,8 @@ def opened(place: Path, base: Path | Model | None = None) -> Model:
             f"{place}: an adapter that names no base: guided.load({str(place)!r}, base=...), or --model BASE --lora "
             f"{place}"
         )
+    if not isinstance(given, Model) and is_adapter(pathlib.Path(given).expanduser()):
+        raise ValueError(f"{place}: its base {given} is an adapter itself: merge that one into a model first")
     try:
         model = given if isinstance(given, Model) else zoo.load_model(given)
     except FileNotFoundError as error:

@@ -233,3 +233,25 @@ def test_a_file_without_a_base_says_how_to_give_one(tmp_path: pathlib.Path) -> N
     save_file(named, tmp_path / "a" / "pytorch_lora_weights.safetensors")
     with pytest.raises(ValueError, match=r"an adapter that names no base: guided.load"):
         guided.load(tmp_path / "a")
+
+
+def test_a_picture_drawn_in_training_says_so(tmp_path: pathlib.Path) -> None:
+    from guided.cli.again import command
+
+    model = own(tmp_path / "base")
+    record = model.generate(labels="cat", steps=2).records[0]
+    assert "adapters" not in record and command(record) is not None
+    tuned(model)
+    record = model.generate(labels="cat", steps=2).records[0]
+    assert record["adapters"] == [{"name": "in training"}] and command(record) is None
+
+
+def test_a_base_is_no_adapter(tmp_path: pathlib.Path) -> None:
+    model = own(tmp_path / "base")
+    tuned(model)
+    place = adapters.save(model, tmp_path / "tuned")
+    values = json.loads((place / "adapter.json").read_text())
+    values["base"]["source"] = str(place)
+    (place / "adapter.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="is an adapter itself: merge that one"):
+        guided.load(place)

@@ -143,3 +143,10 @@ def test_scales_of_files(tmp_path: pathlib.Path) -> None:
 def test_half_precision_is_read_in_float32(tmp_path: pathlib.Path) -> None:
     (change,) = adapters.read(put(tmp_path, {k: v.half() for k, v in GOOD.items()})).layers["unet"].values()
     assert change.down.dtype == change.up.dtype == torch.float32
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(", "x" * 10 + "(.*)*y"])
+def test_a_pattern_that_is_no_name_is_refused(pattern: str, tmp_path: pathlib.Path) -> None:
+    said = {"unet.lora_alpha": 3, "unet.alpha_pattern": {pattern: 5}}
+    with pytest.raises(ValueError, match=r"alpha_pattern: .* expected names of layers"):
+        adapters.read(put(tmp_path, GOOD, metadata={"lora_adapter_metadata": json.dumps(said)}))
