@@ -180,7 +180,7 @@ class Cascade:
 
     def record(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
         """How a picture was made, stage by stage."""
-        kept = ("name", "steps", "solver", "path", "nfe", "w", "guide", "seed", "size", "model_sha256")
+        kept = ("name", "steps", "solver", "path", "nfe", "w", "guide", "seed", "size", "model_sha256", "adapters")
         stages = [*before.get("stages", [{name: before[name] for name in kept if name in before}])]
         stages.append({name: after[name] for name in kept if name in after})
         level = self.levels[len(stages) - 2]

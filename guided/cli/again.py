@@ -53,6 +53,8 @@ def command(record: Mapping[str, Any]) -> str | None:
 def _adapters(record: Mapping[str, Any]) -> list[str] | None:
     """The adapters that `--model` does not bring, or not in this weight; None where one came from no file."""
     found = []
+    if any(stage.get("adapters") for stage in record.get("stages") or []):
+        return None  # no command puts one on a stage
     for entry in record.get("adapters") or []:
         if not isinstance(entry, Mapping) or not isinstance(entry.get("file"), str):
             return None

@@ -159,8 +159,8 @@ def _folder(path: pathlib.Path, verify: bool) -> dict[str, Any]:
     if is_adapter(path):
         return describing.of_folder(path)
     raise ValueError(
-        f"{path}: neither a model folder (no card.json) nor a training run (no run.json), nor a pipeline of diffusers, "
-        "nor an adapter"
+        f"{path}: neither a model folder (no card.json), a training run (no run.json), a pipeline of diffusers nor an "
+        "adapter"
     )
 
 

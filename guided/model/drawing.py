@@ -124,7 +124,7 @@ def record(model: Model, plan: Plan, image: Wanted, batch: int) -> dict[str, Any
         "name": model.name,
         "model": model.source,
         "model_sha256": model.hash,
-        "adapters": [dict(entry) for entry in model.adapters] or None,
+        "adapters": model.worn() or None,
         "prompt": image.prompt,
         "label": image.label,
         "class": None if image.label is None else model.classes[image.label],

@@ -143,10 +143,18 @@ class Model(Verbs):
         """Its weights are no longer those of the files it came from."""
         self._hash, self._files = None, None
 
+    def worn(self) -> list[dict[str, Any]]:
+        """The records of the adapters on it; one in training, which no file holds yet, has a name alone."""
+        text: Any = self.encoders.get("text")
+        read = isinstance(getattr(text, "spec", None), Mapping) and "adapters" in text.spec
+        on = read or getattr(text, "changed", False) or adapted.is_adapted(self.denoiser.network)
+        return [dict(entry) for entry in self.adapters] or ([{"name": "in training"}] if on else [])
+
     def plain(self, verb: str) -> None:
         """Raise ValueError where an adapter is on the model, which `verb` would lose."""
-        if self.adapters or adapted.is_adapted(self.denoiser.network):
-            names = ", ".join(repr(entry["name"]) for entry in self.adapters) or "one in training"
+        on = self.worn()
+        if on:
+            names = ", ".join(repr(entry["name"]) for entry in on)
             raise ValueError(
                 f"{verb}: an adapter is on {self.name} ({names}): tune.adapters.merge it first, or save the adapter "
                 "itself with tune.adapters.save"

@@ -7,6 +7,7 @@ Each fault is applied to a copy of the package, and only its own test is run aga
 
 from __future__ import annotations
 
+from tests.faults.adapters import ADAPTERS
 from tests.faults.bench import BENCH
 from tests.faults.core import CORE
 from tests.faults.edits import EDITS
@@ -27,6 +28,6 @@ from tests.faults.zoo_diffusers import ZOO_DIFFUSERS
 from tests.faults.zoo_whole import ZOO_WHOLE
 
 FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *BENCH, *TUNING, *TASKS]
-FAULTS += [*EDITS, *JUDGING, *ZOO, *ZOO_DIFFUSERS, *ZOO_WHOLE, *TRANSLATING]
+FAULTS += [*EDITS, *JUDGING, *ZOO, *ZOO_DIFFUSERS, *ZOO_WHOLE, *TRANSLATING, *ADAPTERS]
 
 __all__ = ["FAULTS", "ROOT", "Fault", "caught"]

@@ -16,6 +16,7 @@ from guided.tune.adapters import surgery
 from guided.tune.adapters.lowrank import LowRank
 from guided.tune.adapters.places import plain_modules
 from guided.tune.adapters.towers import tag, towers
+from guided.tune.adapters.words import Extended
 
 KINDS = ("attention", "convolutions", "all")
 _TEXT = ("q_proj", "k_proj", "v_proj", "out_proj", "q", "k", "v", "o", "query", "key", "value")
@@ -120,12 +121,18 @@ def attention(network: nn.Module) -> set[str]:
 
 def tensors(network: nn.Module) -> dict[str, Tensor]:
     """The tensors of the adapter on a network (or a tower) by name, for a checkpoint: the network's own, not copies."""
-    return {name: value.detach() for name, value in surgery.parameters(network).items()}
+    return {name: value.detach() for name, value in _parameters(network).items()}
+
+
+def _parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """What an adapter has on a network, or on a tower, whose new words are among it."""
+    table = network.get_input_embeddings() if hasattr(network, "get_input_embeddings") else None  # type: ignore[operator]
+    return surgery.parameters(network) | ({"words": table.rows} if isinstance(table, Extended) else {})
 
 
 def load_tensors(network: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Put tensors that `tensors` gave back in place; ValueError where they are not exactly those of the adapter."""
-    own = surgery.parameters(network)
+    own = _parameters(network)
     if own.keys() != values.keys():
         odd = sorted(own.keys() ^ values.keys())
         raise ValueError(f"the adapter's tensors differ in {len(odd)} names, the first is {odd[0]!r}")

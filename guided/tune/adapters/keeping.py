@@ -54,17 +54,18 @@ def base_of(model: Model | UNet, base: str | Mapping[str, Any] | None) -> dict[s
         given = {**own, "sha256": model.hash, "name": str(model.card.get("name") or ""), **given}
     if not isinstance(given.get("source"), str):
         raise ValueError("save: this model was opened from nowhere: give base=, the path or hub id of its folder")
-    place = pathlib.Path(given["source"]).expanduser()
-    # A folder here is meant wherever the adapter is opened from; hub ids and shipped names stay as they are.
-    if place.exists() and given["source"] not in _shipped():
-        given["source"] = str(place.absolute())
+    given["source"] = _named(given["source"])
     return {**{"name": "", "sha256": None}, **given}
 
 
-def _shipped() -> tuple[str, ...]:
+def _named(source: str) -> str:
+    """A model's name as it holds wherever the adapter is opened from: shipped, of the hub, or a folder's whole path."""
     from guided import zoo
 
-    return zoo.SHIPPED
+    place = pathlib.Path(source).expanduser()
+    if source in zoo.SHIPPED or not place.exists():
+        return source
+    return next((name for name in zoo.SHIPPED if place.absolute() == zoo.shipped(name)), str(place.absolute()))
 
 
 def to_theirs(model: Model | UNet, adapter: Adapter) -> Adapter | None:
@@ -103,6 +104,8 @@ def opened(place: Path, base: Path | Model | None = None) -> Model:
             f"{place}: an adapter that names no base: guided.load({str(place)!r}, base=...), or --model BASE --lora "
             f"{place}"
         )
+    if not isinstance(given, Model) and is_adapter(pathlib.Path(given).expanduser()):
+        raise ValueError(f"{place}: its base {given} is an adapter itself: merge that one into a model first")
     try:
         model = given if isinstance(given, Model) else zoo.load_model(given)
     except FileNotFoundError as error:
@@ -119,7 +122,7 @@ def opened(place: Path, base: Path | Model | None = None) -> Model:
         )
     onto.inject(model, adapter, name=adapter.name)
     model.base = {"source": model.source, "sha256": model.hash, "name": str(model.card.get("name") or "")}
-    if said.get("source") is not None:
+    if base is None:
         model.source = os.fspath(place)
     return model
 

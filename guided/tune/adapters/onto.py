@@ -42,6 +42,7 @@ def inject(model: Model | UNet, adapter: Given, weight: float = 1.0, name: str =
         if part not in modules:
             raise ValueError(f"the adapter changes {part} ({len(layers)} layers), and {where} has none")
         changes[part] = resolved(layers, modules[part], part, where)
+        surgery.ready(modules[part])
     if isinstance(model, Model):
         _ = model.hash  # of the weights alone: it is taken before anything is put on them
         if found.words:
@@ -105,7 +106,7 @@ def merge(model: Model | UNet, weights: Mapping[str, float] | None = None) -> No
         towers_export.keep(model, attached)
         if UNET in attached:
             model.forget_hash()
-        model.adapters = ()
+        model.adapters, model.source = (), None  # what it was opened from draws other pictures
         provenance = dict(model.card.get("provenance") or {})
         model.card["provenance"] = {**provenance, "merged": [*provenance.get("merged", []), *records]}
         _tag(model)

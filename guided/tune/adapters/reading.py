@@ -25,6 +25,8 @@ EMBEDDINGS = "learned_embeds.safetensors"
 METADATA = "lora_adapter_metadata"
 """The entry of a file's metadata in which diffusers keeps peft's config of each part."""
 _LIMIT = 8 << 20
+# A pattern of names; what could keep the search for a match busy without end is not one.
+_PLAIN = re.compile(r"\^?(?:[\w-]|\\?\.|\.\*(?!\.\*)|\||\\d\+?)*\$?")
 # What a config of peft may say that the tensors alone do not, and that is more than a LoRA.
 _REFUSED = (
     *("modules_to_save", "layer_replication", "lora_bias", "use_qalora", "use_bdlora", "alora_invocation_tokens"),
@@ -151,7 +153,15 @@ def check(config: Mapping[str, Any], where: str) -> None:
             )
     if config.get("bias", "none") != "none":
         raise ValueError(f"{where}: bias: expected 'none', got {config['bias']!r:.80}")
-    values = [config.get("lora_alpha", 1), *(config.get("alpha_pattern") or {}).values()]
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise ValueError(f"{where}: alpha_pattern: expected a mapping, got {patterns!r:.80}")
+    for pattern in patterns:
+        if not _PLAIN.fullmatch(pattern):
+            raise ValueError(
+                f"{where}: alpha_pattern: {pattern!r:.80}: expected names of layers, with .* and | at most"
+            )
+    values = [config.get("lora_alpha", 1), *patterns.values()]
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
         raise ValueError(f"{where}: lora_alpha, alpha_pattern: expected numbers")
 

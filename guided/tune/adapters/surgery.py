@@ -59,13 +59,20 @@ def names(network: nn.Module) -> list[str]:
 
 def attach(network: nn.Module, name: str, changes: Changes, weight: float = 1.0) -> None:
     """Add an adapter whose changes fit the network's layers; ValueError where its name is taken."""
-    now = held(network) or _begin(network)
+    ready(network)
     if name in names(network):
         raise ValueError(f"there is an adapter {name!r} already: eject it, or give this one another name")
-    if now.trained is not None:
-        raise ValueError(f"{now.trained!r} is in training on this network: nothing can be added to it")
+    now = held(network) or _begin(network)
     now.changes[name], now.weights[name] = changes, weight
     _compose(network, now)
+
+
+def ready(network: nn.Module) -> None:
+    """Raise ValueError where an adapter in training stands alone on a network, ImportError where peft is missing."""
+    library()
+    now = held(network)
+    if now is not None and now.trained is not None:
+        raise ValueError(f"{now.trained!r} is in training on this network: nothing can be added to it")
 
 
 def detach(network: nn.Module, name: str | None = None) -> None:

@@ -16,6 +16,7 @@ from guided.model.conditioning import LazyEncoder
 from guided.text import locate, tokenizer_folder
 from guided.tune.adapters import words
 from guided.tune.adapters.places import TOWERS, UNET
+from guided.tune.adapters.towers import TAG
 
 _SMALL = (".json", ".txt", ".model")
 
@@ -38,7 +39,7 @@ def keep(model: Model, attached: Mapping[str, nn.Module]) -> None:
     if not changed:
         return
     encoder = model.encoders["text"]
-    spec: dict[str, Any] = dict(encoder.spec)
+    spec: dict[str, Any] = {name: value for name, value in encoder.spec.items() if name != TAG}
     spec["towers"] = [
         _laid_out(dict(entry), TOWERS[i], changed.get(TOWERS[i])) for i, entry in enumerate(spec["towers"])
     ]

@@ -61,6 +61,7 @@ def put(encoder: Any, name: str, words: Words) -> None:
         if own:
             vocabulary = vocabularies(encoder)[part]
             now = _held(tower) or _begin(tower, vocabulary)
+            _keep(tower, now)
             now.words[name] = own
             _renew(tower, vocabulary, now)
 
@@ -71,6 +72,7 @@ def take(encoder: Any, name: str | None = None) -> None:
         now = _held(tower)
         if now is None or (name is not None and name not in now.words):
             continue
+        _keep(tower, now)
         now.words = {} if name is None else {other: own for other, own in now.words.items() if other != name}
         _renew(tower, vocabularies(encoder)[part], now)
 
@@ -109,6 +111,8 @@ def fresh_words(
     the size of the table's; or the vectors themselves, (n, width), by tower where there are two. Raises ValueError.
     """
     there = towers(encoder)
+    if names(encoder):
+        raise ValueError(f"there are new words on this encoder ({', '.join(names(encoder))}): eject them first")
     made: dict[str, dict[str, Tensor]] = {}
     for word, start in words.items():
         made[word] = {part: _first(start, part, tower, encoder, f"{seed} {word}") for part, tower in there.items()}
@@ -168,8 +172,9 @@ def _table(tower: Any) -> Any:
 def _own(tower: Any) -> Tensor:
     """The tower's own vectors, (vocabulary, width)."""
     table = _table(tower)
-    found: Any = table.table.weight if isinstance(table, Extended) else table.weight
-    return found  # type: ignore[no-any-return]
+    own: Any = table.table if isinstance(table, Extended) else table
+    found: Tensor = own.weight
+    return found
 
 
 def _held(tower: nn.Module) -> Held | None:
@@ -213,6 +218,15 @@ def _renew(tower: Any, vocabulary: TransformersWords, now: Held) -> None:
     # Old configs of CLIP call the end 2, whereupon the largest number of a prompt is taken for it: a new word's.
     for module, end in now.ends:
         module.__dict__["eos_token_id"] = tokenizer.eos_token_id if end == 2 else end
+
+
+def _keep(tower: Any, now: Held) -> None:
+    """Hold the words as they have become: in training their rows change where they lie."""
+    table, start = _table(tower), 0
+    for own in now.words.values() if isinstance(table, Extended) else ():
+        for word, vectors in own.items():
+            own[word] = table.rows[start : start + len(vectors)].detach().cpu().clone()
+            start += len(vectors)
 
 
 def spelt(word: str, count: int) -> list[str]:
