@@ -109,7 +109,7 @@ class Keeper:
         if not isinstance(drawer, Denoiser):
             return
         try:
-            preview(self.job, drawer, file)
+            (preview if self.job.tuning is None else self.job.tuning.preview)(self.job, drawer, file)
         except OSError as error:
             self._notes.append(f"no preview at {self.state.counter} images: {error}")
 

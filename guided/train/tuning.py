@@ -47,6 +47,10 @@ class Tuning(Protocol):
         """
         ...
 
+    def preview(self, job: Job, denoiser: Denoiser, file: Path) -> None:
+        """Draw with the averaged denoiser what the run is about, as one PNG."""
+        ...
+
     def model(self, job: Job, state: State, metrics: Mapping[str, Any]) -> Model:
         """The tuned model, of the best state."""
         ...

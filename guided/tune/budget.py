@@ -100,7 +100,7 @@ def best_of(checks: Sequence[dict[str, Any]], budget: float | None) -> dict[str,
 def ending(checks: Sequence[dict[str, Any]], budget: float | None, patience: int) -> str | None:
     """Why a run ends now: no better state for so many checks; None where it goes on.
 
-    At first a model forgets much, and what is replayed wins it back: as long as it does, a run beyond its budget goes on.
+    At first a model forgets much, and what is replayed wins it back: as long as it does, a run goes on.
     """
     best = best_of(checks, budget)
     if best is None or len(checks) - checks.index(best) <= patience:

@@ -73,7 +73,8 @@ def recipe_for(
     values["data"] = _data(base, path, source, asked)
     values |= {key: dict(learnt[key]) for key in ("denoiser", "noise", "loss") if key in learnt} or _FOREIGN
     values.setdefault("denoiser", {})
-    values["denoiser"] |= {"lo": base.denoiser.lo, "hi": base.denoiser.hi}
+    # What is estimated, and of what, the base says itself.
+    values["denoiser"] = {**values["denoiser"], "around": False, "lo": base.denoiser.lo, "hi": base.denoiser.hi}
     if asked.tasks is not None:
         values["translate"] = {"tasks": list(asked.tasks)}
     values["tune"] = _tune(base, name, method, source, asked)
@@ -114,8 +115,8 @@ def _tune(base: Model, name: str, method: str, source: Source, asked: Asked) -> 
     values: dict[str, Any] = {"base": name, "method": method, "classes": asked.classes}
     if method == "full" or (method == "dreambooth" and _parameters(base) <= LARGE):
         values["rank"] = 0
-    if method == "textual-inversion" or list(asked.size or base.size) != list(base.size):
-        # A word alone forgets nothing, and at another size the base is no judge.
+    if method == "textual-inversion" or base.translation or list(asked.size or base.size) != list(base.size):
+        # A word alone forgets nothing; who changes pictures draws none; at another size the base is no judge.
         values |= {"replay": 0, "budget": None}
     unnamed = all(record.caption is None and record.label is None for record in source.records)
     if "text" in base.encoders and unnamed:

@@ -68,7 +68,7 @@ def memorised(model: Model, job: Job) -> Panel | None:
     space = Thumbnail()
     shown = space(torch.stack([picture for _, picture in known]))
     between = torch.cdist(shown, shown).fill_diagonal_(torch.inf)
-    result, captions = _drawn(model, job, [row for row, _ in known])
+    result, captions = drawn(model, job, [row for row, _ in known])
     distance, nearest = torch.cdist(space(_levels(result)), shown).min(1)
     rows = [known[int(at)][0] for at in nearest]
     apart = float(between.min(1).values.median())
@@ -76,7 +76,7 @@ def memorised(model: Model, job: Job) -> Panel | None:
     unseen = torch.zeros(0)
     if kept:
         held = space(torch.stack([picture for _, picture in kept]))
-        unseen = torch.cdist(space(_levels(_drawn(model, job, [row for row, _ in kept])[0])), held).min(1).values
+        unseen = torch.cdist(space(_levels(drawn(model, job, [row for row, _ in kept])[0])), held).min(1).values
     return Panel(list(result), captions, rows, distance, apart, unseen)
 
 
@@ -97,7 +97,8 @@ def _known(job: Job, rows: Sequence[int]) -> list[tuple[int, Tensor]]:
     return found
 
 
-def _drawn(model: Model, job: Job, rows: Sequence[int]) -> tuple[Any, list[str]]:
+def drawn(model: Model, job: Job, rows: Sequence[int]) -> tuple[Any, list[str]]:
+    """What a model draws of the captions, or the classes, of at most 16 of these records, and what those are."""
     chosen = [rows[at * len(rows) // SHOWN] for at in range(SHOWN)] if len(rows) > SHOWN else list(rows)
     records = [job.source.records[row] for row in chosen]
     texts = [record.caption or "" for record in records] if "text" in model.encoders else None

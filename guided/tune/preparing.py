@@ -59,7 +59,7 @@ def prepare_tuning(
     known = None if facts is None else facts["text"]
     tokens = setup.read_texts(recipe, source, device, known) if recipe.data.condition == "text" else None
     model = heading.headed(base, recipe, own, tokens)
-    trained = training.chosen(model, recipe, changed=model is not base)
+    trained = training.chosen(model, recipe, changed=model.denoiser.network is not base.denoiser.network)
     conditions = conditions_of(source.records, tokens, model.denoiser.accepts)
     of_base = _of_base(base, source, device) if tune.encoder is not None and replayed is not None else None
     pictures = _pictures(recipe, source, model)
@@ -67,7 +67,7 @@ def prepare_tuning(
     kept = range(first, len(source.records))
     order, watched = _order(recipe, split, kept)
     law = law_of(recipe, model.denoiser)
-    translation = None if recipe.translate is None else recipe.translate.taught()
+    translation = base.translation if recipe.translate is None else recipe.translate.taught()
     drop = recipe.train.drop if recipe.data.condition != "none" else 0.0
     looks = recipe.data.flip, recipe.data.crop
     drawn: Any = pictures  # latents are read like pictures

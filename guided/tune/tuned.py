@@ -16,6 +16,7 @@ import guided
 from guided.cond import Cond
 from guided.denoiser import Denoiser, spread
 from guided.model import Model
+from guided.train import watch
 from guided.train.batch import Batch
 from guided.train.loss import Objective
 from guided.train.recipe import Recipe
@@ -88,6 +89,15 @@ class Tuned:
         said = f"; forgotten {found['forgotten']:+.1%}" if "forgotten" in found else ""
         told = f"{state.counter} images: held-out loss {found['held_out']:.4g}{said}"
         return told if state.ended is None else f"{told}\n{state.ended}: the run ends"
+
+    def preview(self, job: Job, denoiser: Denoiser, file: Path) -> None:
+        if job.translation is not None:
+            watch.preview(job, denoiser, file)
+            return
+        model = self.model_in_training
+        drawer = Model(denoiser, model.codec, model.encoders, model.card, source=model.source)
+        result, _ = memorised.drawn(drawer, job, job.held or job.split.train)
+        watch.grid(result.tensor, file)
 
     def model(self, job: Job, state: State, metrics: Mapping[str, Any]) -> Model:
         limit = self.recipe.tune.budget if self.recipe.tune else None
