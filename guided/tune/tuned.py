@@ -142,7 +142,9 @@ class Tuned:
         from guided.tune import adapters
 
         card = {name: model.card[name] for name in ("name", "tuned", "metrics", "provenance")}
-        adapters.save(model, folder, base=self.recipe.tune.base, card=card)  # type: ignore[union-attr]
+        source = self.recipe.tune.base  # type: ignore[union-attr]
+        base = {"source": source, "name": self.facts["base"], "sha256": self.facts["base_sha256"]}
+        adapters.save(model, folder, base=base, card=card)
 
 
 def apart(base: Denoiser) -> Quiet:
