@@ -19,6 +19,15 @@ from guided.train.state import State
 from guided.train.watch import averaged
 
 
+CAPTIONS = 128
+
+
+def captions(job: Job) -> list[str]:
+    """Some of what the model was trained on, evenly spread: what it must not forget when it is tuned."""
+    known = list(dict.fromkeys(c for row in job.split.train if (c := job.source.records[row].caption) is not None))
+    return known if len(known) <= CAPTIONS else [known[at * len(known) // CAPTIONS] for at in range(CAPTIONS)]
+
+
 def model_of(job: Job, state: State, metrics: Mapping[str, Any]) -> Model | NoisyClassifier:
     """The first average's weights, with a card that says how they came about.
 
@@ -46,6 +55,8 @@ def model_of(job: Job, state: State, metrics: Mapping[str, Any]) -> Model | Nois
             "early_images": state.early_at,
         },
     }
+    if tokens is not None:
+        card["captions"] = captions(job)
     if job.translation is not None:
         card["translate"] = job.translation.card()
     if job.recipe.task == "denoiser":
