@@ -122,3 +122,24 @@ def test_one_network_restores_in_several_ways(tmp_path: pathlib.Path) -> None:
     small |= {"train__held_every": 0, "model__groups": 4}
     gains = load("restore_pictures").main(str(tmp_path / "run"), n=12, **toy, **small)
     assert set(gains) == {"inpaint('free', 0.1, 0.4)", "jpeg(5, 20)", "colourise"}
+
+
+def test_tuning_on_a_few_pictures(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.model import build
+    from tests.text.tiny import bert_folder
+
+    monkeypatch.setenv("GUIDED_CACHE", str(tmp_path / "cache"))
+    model = build.real_text_model(bert_folder(tmp_path / "bert"), widths=(8, 16), head_width=8)
+    model.card |= {"size": [8, 8], "captions": ["a red circle"], "defaults": {"steps": 2, "w": 2.0}}
+    base = model.save(tmp_path / "base")
+    small = {"train__images": 32, "train__batch_size": 8, "train__held_every": 16, "tune__replayed": 8}
+    found = load("tune_on_your_pictures").main(str(base), str(tmp_path / "run"), **small)
+    assert -1 < found < 10 and len(list((tmp_path / "run" / "drawn").glob("*.png"))) == 4
+
+
+def test_an_adapter_by_hand_warms_what_is_drawn_by_its_weight(tmp_path: pathlib.Path) -> None:
+    from tests.model import build
+
+    base = build.class_model().save(tmp_path / "base")
+    warmth = load("adapter_by_hand").main(str(base), str(tmp_path / "warm"), updates=30)
+    assert warmth[0] < warmth[1] < warmth[2]

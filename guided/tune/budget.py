@@ -105,10 +105,10 @@ def ending(checks: Sequence[dict[str, Any]], budget: float | None, patience: int
     best = best_of(checks, budget)
     if best is None or len(checks) - checks.index(best) <= patience:
         return None
-    rises = [check.get("forgotten") or 0.0 for check in checks[-patience - 1 :]]
-    if budget is None or rises[-1] <= budget:
+    *before, now = (check.get("forgotten") or 0.0 for check in checks[-3:])
+    if budget is None or now <= budget:
         return "the held-out loss turned"
-    return "forgetting passed the budget" if rises[-1] >= rises[0] else None
+    return "forgetting passed the budget" if now >= max(before) else None
 
 
 def verdict(checks: Sequence[dict[str, Any]], budget: float | None, ended: str | None) -> dict[str, str]:

@@ -81,7 +81,7 @@ def test_a_run_ends_when_no_check_was_better_for_so_long() -> None:
     assert ending(turned, 0.05, 3) is None
     turned.append(check(20, 9.0, 0.0))
     assert ending(turned, 0.05, 3) == "the held-out loss turned"
-    won_back = [*falling, *(check(8 + i, 1.0, 0.9 - 0.1 * i) for i in range(5))]
+    won_back = [*falling, *(check(8 + i, 1.0, rise) for i, rise in enumerate((0.1, 0.4, 0.3, 0.2, 0.25)))]
     assert ending(won_back, 0.05, 3) is None
     broke = [*falling, *(check(8 + i, 1.0, 0.2) for i in range(4))]
     assert ending(broke, 0.05, 3) == "forgetting passed the budget"
