@@ -51,8 +51,9 @@ def fresh(
     for place, layer in chosen.items():
         if dora and not bool((norms[place] > 0).all()):
             raise ValueError(f"dora: {place} has outputs whose weights are all zero, and no direction; use LoRA for it")
-        down = drawn((rank, *layer.weight.shape[1:]), f"{seed} {place}")
-        changes[place] = LowRank(down, torch.zeros(layer.weight.shape[0], rank), scale, norms.get(place))
+        own = min(rank, layer.weight.shape[0], layer.weight[0].numel())  # a layer of 3 channels has no rank 16
+        down = drawn((own, *layer.weight.shape[1:]), f"{seed} {place}")
+        changes[place] = LowRank(down, torch.zeros(layer.weight.shape[0], own), scale, norms.get(place))
     return surgery.start(network, name, changes)
 
 

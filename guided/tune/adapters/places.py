@@ -24,6 +24,8 @@ TOWERS = ("text_encoder", "text_encoder_2")
 PARTS = (UNET, *TOWERS)
 ABSURD = 3
 """Times the full rank of a layer: three parts of full rank joined in one layer have so much, more is no low rank."""
+USUAL = 512
+"""Ranks that are published, whatever the layer: some trainers give every layer the same."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def _fitted(given: tuple[str, LowRank], layer: Any, rows: int, about: tuple[str,
             f"{list(expected[1:])} to {rows}: made for another base{guess(changes)}"
         )
     full = min(rows, layer.weight[0].numel())
-    if change.rank > ABSURD * full:
+    if change.rank > max(ABSURD * full, USUAL):
         raise ValueError(f"{name!r}: its rank is {change.rank}, the layer's own is at most {full}")
     return replace(change, down=change.down.reshape(expected))
 
