@@ -141,5 +141,5 @@ def test_an_adapter_by_hand_warms_what_is_drawn_by_its_weight(tmp_path: pathlib.
     from tests.model import build
 
     base = build.class_model().save(tmp_path / "base")
-    warmth = load("adapter_by_hand").main(str(base), str(tmp_path / "warm"), updates=30)
+    warmth = load("adapter_by_hand").main(str(base), str(tmp_path / "warm"), updates=200)
     assert warmth[0] < warmth[1] < warmth[2]

@@ -22,12 +22,13 @@ from tests.faults.solvers import SOLVERS
 from tests.faults.tasks import TASKS
 from tests.faults.train import TRAIN
 from tests.faults.translating import TRANSLATING
+from tests.faults.tune import TUNE
 from tests.faults.tuning import TUNING
 from tests.faults.zoo import ZOO
 from tests.faults.zoo_diffusers import ZOO_DIFFUSERS
 from tests.faults.zoo_whole import ZOO_WHOLE
 
 FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *BENCH, *TUNING, *TASKS]
-FAULTS += [*EDITS, *JUDGING, *ZOO, *ZOO_DIFFUSERS, *ZOO_WHOLE, *TRANSLATING, *ADAPTERS]
+FAULTS += [*EDITS, *JUDGING, *ZOO, *ZOO_DIFFUSERS, *ZOO_WHOLE, *TRANSLATING, *ADAPTERS, *TUNE]
 
 __all__ = ["FAULTS", "ROOT", "Fault", "caught"]

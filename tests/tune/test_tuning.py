@@ -203,3 +203,36 @@ def test_another_base_cannot_take_a_run_on(
                 changes={"tune.replayed": 8, "train.save_every": 16},
             )
         )
+
+
+def test_the_best_state_is_the_one_that_is_saved(
+    words_base: pathlib.Path, captioned: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    changes = {"tune.budget": None, "train.held_every": 8, "train.images": 64, "tune.patience": 50}
+    changes |= {"train.decay": 0.0, "train.warmup": 0}
+    kept = run(words_base, captioned, tmp_path / "longer", "full", lr=0.3, changes=changes)[-1].model
+    tuned = kept.card["tuned"]  # type: ignore[union-attr]
+    best = min(tuned["checks"], key=lambda check: check["held_out"])
+    assert tuned["chosen"] == best["images"] < 64
+    changes |= {"train.images": best["images"]}
+    ended = run(words_base, captioned, tmp_path / "shorter", "full", lr=0.3, changes=changes)[-1].model
+    a, b = (model.denoiser.network.state_dict() for model in (kept, ended))  # type: ignore[union-attr]
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def test_averages_share_what_is_frozen(
+    words_base: pathlib.Path, captioned: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    from guided.train import setup
+    from guided.train.state import State
+
+    recipe = recipe_for(
+        zoo.load_model(words_base), str(words_base), captioned, "lora", tmp_path / "run", Asked(images=48)
+    )
+    job = setup.prepare(recipe, torch.device("cpu"))
+    state = State(recipe, job.denoiser, job.tuning)
+    own = {name: weight.data_ptr() for name, weight in job.denoiser.network.named_parameters()}
+    kept = {name: weight.data_ptr() for name, weight in state.emas[0].network.named_parameters()}
+    trained = {name for name, weight in job.denoiser.network.named_parameters() if weight.requires_grad}
+    assert trained and all((own[name] == kept[name]) == (name not in trained) for name in own)
+    assert set(state.trained(job.denoiser.network)) == trained

@@ -156,7 +156,7 @@ def test_names_and_shapes_of_another_base_are_refused_and_nothing_is_changed() -
             "down_blocks.9.to_q": change,
         },
         "made for another base": {place: LowRank(change.down[:, :-1], change.up)},
-        "its rank is 400": {place: LowRank(torch.randn(400, change.down.shape[1]), torch.randn(len(change.up), 400))},
+        "its rank is 600": {place: LowRank(torch.randn(600, change.down.shape[1]), torch.randn(len(change.up), 600))},
         "text 768 wide, as Stable Diffusion 1 does": {"down_blocks.0.attentions.7.attn2.to_k": wide},
     }
     for message, layers in cases.items():
