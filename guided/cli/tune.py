@@ -65,6 +65,9 @@ def tune(
     size: Annotated[
         str | None, typer.Option("--size", help="WIDTHxHEIGHT of its pictures.", rich_help_panel=HEAD)
     ] = None,
+    aspects: Annotated[
+        bool, typer.Option("--aspects", help="Pictures keep their shape, at several sizes of one area.")
+    ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Decides all that is drawn.")] = 0,
     memory: Annotated[
         float | None, typer.Option("--memory", help="Gigabytes it may take; what is free by default.")
@@ -108,6 +111,7 @@ def tune(
         seed=seed,
         precision=None if dtype is None else PRECISIONS[common.dtype_of(dtype)],
         checkpointing=checkpointing,
+        aspects=aspects,
     )
     place = common.device_of(device)
     base = zoo.load_model(model)

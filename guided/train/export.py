@@ -18,7 +18,6 @@ from guided.train.setup import Job
 from guided.train.state import State
 from guided.train.watch import averaged
 
-
 CAPTIONS = 128
 
 

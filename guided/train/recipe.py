@@ -63,6 +63,7 @@ class Data(Section):
     background: Text = "white"
     resize: Annotated[str, one_of("area", "bicubic")] = "area"
     flip: Truth = False  # mirror half of the pictures, left and right
+    aspects: Truth = False  # a picture keeps its shape, at one of several sizes of the area of `size`
     crop: Annotated[float, number(0, 1)] = 1.0  # least side of a random window, as a share; 1: the middle; 0: unscaled
     condition: Annotated[str, one_of("text", "class", "none")] = "text"
     balance: Annotated[str, one_of("base", "uniform")] = "uniform"

@@ -17,13 +17,14 @@ from torch import Tensor
 from guided import data, text
 from guided.cond import Cond
 from guided.data import BadPicture, Pictures, Record, Source, Split
+from guided.data.aspects import BatchOrder, ManySizes, sizes
 from guided.data.order import Order
 from guided.degrade import Translation
 from guided.denoiser import EDM, X0, Around, Denoiser, Eps, Flow, Parametrization, V
 from guided.model import NoisyClassifier
 from guided.nn import EncoderUNet, UNet, UNetConfig, preset
 from guided.noise import key
-from guided.train.batch import Samples
+from guided.train.batch import Drawn, Samples
 from guided.train.levels import Law, LogNormal
 from guided.train.recipe import Recipe
 from guided.train.tuning import Tuning
@@ -143,14 +144,18 @@ def prepare(recipe: Recipe, device: torch.device, facts: Mapping[str, Any] | Non
     pictures, partners = Pictures(source, *form), None if partner is None else Pictures(partner, *form)
     translation = None if recipe.translate is None else recipe.translate.taught()
     law = LogNormal(recipe.noise.mean, recipe.noise.std, recipe.denoiser.lo, recipe.denoiser.hi)
-    order = (
+    order: Drawn = (
         Order.even(records, split.train, recipe.seed)
         if recipe.data.balance == "base"
         else Order.uniform(split.train, recipe.seed)
     )
     drop = recipe.train.drop if recipe.data.condition != "none" and recipe.task == "denoiser" else 0.0
     looks = recipe.data.flip, recipe.data.crop
-    samples = Samples(pictures, order, split.train, conditions, law, recipe.seed, drop, *looks, translation, partners)
+    shown: Any = pictures
+    if recipe.data.aspects:
+        shown = many_sizes(recipe, source, config)
+        order = BatchOrder(shown.size_of, split.train, recipe.train.batch_size, recipe.seed)
+    samples = Samples(shown, order, split.train, conditions, law, recipe.seed, drop, *looks, translation, partners)
     denoiser = make_denoiser(recipe, config).to(device=device, dtype=DTYPES[recipe.train.precision])
     if device.type == "cuda":
         denoiser = denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -165,6 +170,20 @@ def unchanged(recipe: Recipe, records: Sequence[Record], facts: Mapping[str, Any
             f"data.path: {recipe.data.path} no longer holds the pictures, captions and labels that this run "
             "began with; restore them, or begin another run with out="
         )
+
+
+def many_sizes(recipe: Recipe, source: Source, config: UNetConfig, factor: int = 1) -> ManySizes:
+    """The pictures in their own shapes, at sizes that every level of the network halves evenly.
+
+    factor: pixels to one of the codec's. Raises ValueError where the recipe's size is none.
+    """
+    section = recipe.data
+    step = factor * config.patch * 2 ** (len(config.widths) - 1)
+    try:
+        known = sizes(section.size, step)
+    except ValueError as error:
+        raise ValueError(f"data.{error}") from None
+    return ManySizes(source, known, section.channels, section.background, section.resize)
 
 
 def open_source(recipe: Recipe) -> tuple[Source, Source | None]:

@@ -52,6 +52,7 @@ class Asked:
     seed: int = 0
     precision: str | None = None
     checkpointing: bool | None = None
+    aspects: bool = False
 
 
 def recipe_for(
@@ -96,6 +97,7 @@ def _data(base: Model, path: str | os.PathLike[str], source: Source, asked: Aske
         "size": list(asked.size or base.size),
         "channels": channels,
         "condition": condition,
+        "aspects": asked.aspects,
         "hold_out": None,
     }
 

@@ -114,12 +114,12 @@ def _drawing(job: Job, recipe: Recipe) -> float:
     begun = time.perf_counter()
     model.generate(texts, n, labels=labels, steps=2, batch=replay.TOGETHER)
     each = (time.perf_counter() - begun) / 2 / count
-    steps = recipe.sample.steps
     previews = train.images // train.preview_every if train.preview_every else 0
     shown = min(memorised.SHOWN, len(job.split.train))
-    default = int((model.card.get("defaults") or {}).get("steps", steps))
+    default = int((model.card.get("defaults") or {}).get("steps", recipe.sample.steps))
     drawn = tune.replayed * min(replay.STEPS, default) if tune.replay else 0
-    return each * (drawn + 16 * previews * steps + shown * default)
+    seen = min(memorised.SHOWN, len(job.held) or len(job.split.train))
+    return each * (drawn + seen * (previews + 1) * default + shown * default)
 
 
 @dataclass(frozen=True)

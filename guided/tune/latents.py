@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from guided import _files, _safetensors
 from guided.data import BadPicture, Pictures
+from guided.data.aspects import ManySizes
 from guided.model.autoencoder import AutoencoderKL
 from guided.train.batch import values
 
@@ -25,7 +26,7 @@ class Latents:
     encoded anew. A broken picture raises BadPicture when it is asked for, as there.
     """
 
-    def __init__(self, pictures: Pictures, codec: AutoencoderKL, folder: Path) -> None:
+    def __init__(self, pictures: Pictures | ManySizes, codec: AutoencoderKL, folder: Path) -> None:
         self.pictures, self.source = pictures, pictures.source
         self.channels = codec.channels
         self.notes, self.broken = pictures.notes, pictures.broken
@@ -48,6 +49,15 @@ class Latents:
         """See `Pictures.replacement`."""
         return self.pictures.replacement(i, among)
 
+    def _alike(self, rows: Sequence[int]) -> Iterator[list[int]]:
+        """The rows in groups of one size each."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for row in rows:
+            groups.setdefault(tuple(self.pictures[row].shape), []).append(row)
+        for group in groups.values():
+            for start in range(0, len(group), TOGETHER):
+                yield group[start : start + TOGETHER]
+
     def _key(self, i: int, digest: str) -> str | None:
         try:
             picture = self.pictures[i]
@@ -65,8 +75,7 @@ class Latents:
             else:
                 absent.append(i)
         folder.mkdir(parents=True, exist_ok=True)
-        for start in range(0, len(absent), TOGETHER):
-            some = absent[start : start + TOGETHER]
+        for some in self._alike(absent):
             encoded = codec.encode(values(torch.stack([self.pictures[i] for i in some]), torch.float32)).float().cpu()
             for i, latents in zip(some, encoded, strict=True):
                 self._kept[i] = latents.clone()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from guided.data import Pictures, Record, Source, Split
+from guided.data.aspects import BatchOrder, ManySizes
 from guided.data.order import Order
 from guided.data.splitting import fraction
 from guided.denoiser import Denoiser
@@ -17,7 +18,7 @@ from guided.frames import DDPM, Framed
 from guided.model import Model
 from guided.model.autoencoder import AutoencoderKL
 from guided.train import setup
-from guided.train.batch import Samples, values
+from guided.train.batch import Drawn, Samples, values
 from guided.train.levels import Law, LogNormal, Trained
 from guided.train.recipe import Recipe, Tune
 from guided.train.setup import Conditions, Job
@@ -65,13 +66,17 @@ def prepare_tuning(
     pictures = _pictures(recipe, source, model)
     first = len(own.records)
     kept = range(first, len(source.records))
-    order, watched = _order(recipe, split, kept)
+    shown: Any = pictures  # latents are read like pictures
+    many = None
+    if recipe.data.aspects:
+        many = setup.many_sizes(recipe, source, model.denoiser.network.config, getattr(model.codec, "factor", 1))  # type: ignore[arg-type]
+        shown = latents_of(many, model)
+    order, watched = _order(recipe, split, kept, many)
     law = law_of(recipe, model.denoiser)
     translation = base.translation if recipe.translate is None else recipe.translate.taught()
     drop = recipe.train.drop if recipe.data.condition != "none" else 0.0
     looks = recipe.data.flip, recipe.data.crop
-    drawn: Any = pictures  # latents are read like pictures
-    samples = Samples(drawn, order, split.train, conditions, law, recipe.seed, drop, *looks, translation)
+    samples = Samples(shown, order, split.train, conditions, law, recipe.seed, drop, *looks, translation)
     denoiser = model.denoiser.to(device)
     tuning = Tuned(
         recipe=recipe,
@@ -142,20 +147,29 @@ def law_of(recipe: Recipe, denoiser: Denoiser) -> Law:
 def _pictures(recipe: Recipe, source: Source, model: Model) -> Pictures | Latents:
     channels = 3 if isinstance(model.codec, AutoencoderKL) else model.channels
     pictures = Pictures(source, recipe.data.size, channels, recipe.data.background, recipe.data.resize)
+    return latents_of(pictures, model)  # type: ignore[no-any-return]
+
+
+def latents_of(pictures: Any, model: Model) -> Any:
+    """The pictures as the model's denoiser sees them: themselves, or latents."""
     if not isinstance(model.codec, AutoencoderKL):
         return pictures
     return Latents(pictures, model.codec, setup.token_folder().parent / "latents")
 
 
-def _order(recipe: Recipe, split: Split, kept: range) -> tuple[Any, list[int]]:
+def _order(recipe: Recipe, split: Split, kept: range, many: ManySizes | None) -> tuple[Any, list[int]]:
     """The order of training, and the replayed rows that stay out of it."""
-    own = Order.uniform(split.train, recipe.seed)
+    batch = recipe.train.batch_size
+    own: Drawn = Order.uniform(split.train, recipe.seed)
+    if many is not None:
+        own = BatchOrder(many.size_of, split.train, batch, recipe.seed)
     if not kept:
         return own, []
     watched = [row for row in kept if row % replay.WATCHED == 0]
     taught = [row for row in kept if row % replay.WATCHED]
     assert recipe.tune is not None
-    return replay.Mixed(own, Order.uniform(taught, recipe.seed + 1), recipe.tune.replay), watched
+    together = 1 if many is None else batch
+    return replay.Mixed(own, Order.uniform(taught, recipe.seed + 1), recipe.tune.replay, together), watched
 
 
 def _watched(

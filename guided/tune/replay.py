@@ -12,8 +12,8 @@ from typing import Any
 
 from guided import _files, data
 from guided.data import Record, Source
-from guided.data.order import Order
 from guided.model import Model
+from guided.train.batch import Drawn
 from guided.train.recipe import Recipe
 
 FOLDER = "replay"
@@ -57,15 +57,21 @@ class Joined:
 
 
 class Mixed:
-    """`mixed[counter]`: a `share` of the counters draw from the second order, evenly between the first's."""
+    """`mixed[counter]`: a `share` of the counters draw from the second order, evenly between the first's.
 
-    def __init__(self, own: Order, second: Order, share: float) -> None:
-        self.own, self.second = own, second
+    together: how many counters in a row are of one order: a batch, where pictures differ in size.
+    """
+
+    def __init__(self, own: Drawn, second: Drawn, share: float, together: int = 1) -> None:
+        self.own, self.second, self.together = own, second, together
         self.share = Fraction(share).limit_denominator(1000)
 
     def __getitem__(self, counter: int) -> int:
-        before = int(counter * self.share)
-        return self.second[before] if int((counter + 1) * self.share) > before else self.own[counter - before]
+        number, place = divmod(counter, self.together)
+        before = int(number * self.share)
+        if int((number + 1) * self.share) > before:
+            return self.second[before * self.together + place]
+        return self.own[(number - before) * self.together + place]
 
 
 def subjects(base: Model, recipe: Recipe) -> list[tuple[str | None, int | None]]:

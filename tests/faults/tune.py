@@ -16,8 +16,8 @@ TUNE = [
     Fault(
         "tune: too few pictures are replayed",
         "guided/tune/replay.py",
-        "before = int(counter * self.share)",
-        "before = int(counter * self.share / 2)",
+        "before = int(number * self.share)",
+        "before = int(number * self.share / 2)",
         f"{T}/test_replay.py::test_a_share_of_all_counters_is_replayed_evenly_and_every_order_is_kept",
     ),
     Fault(

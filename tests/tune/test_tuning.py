@@ -236,3 +236,24 @@ def test_averages_share_what_is_frozen(
     trained = {name for name, weight in job.denoiser.network.named_parameters() if weight.requires_grad}
     assert trained and all((own[name] == kept[name]) == (name not in trained) for name in own)
     assert set(state.trained(job.denoiser.network)) == trained
+
+
+def test_pictures_may_keep_their_shapes(words_base: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    (tmp_path / "data").mkdir()
+    for at, (height, width) in enumerate([(20, 20), (40, 20), (20, 40)] * 4):
+        Image.fromarray(draw.integers(0, 255, (height, width, 3), np.uint8)).save(tmp_path / "data" / f"{at:02d}.png")
+    base = zoo.load_model(words_base)
+    recipe = recipe_for(
+        base, str(words_base), tmp_path / "data", "lora", tmp_path / "run",
+        Asked(images=96, batch_size=4, aspects=True, size=(16, 16), replay=0.5), {"tune.replayed": 8},
+    )  # fmt: skip
+    from guided.train import setup
+
+    job = setup.prepare(recipe, torch.device("cpu"))
+    shapes = [tuple(job.samples.__getitems__(list(range(at, at + 4))).x0.shape[2:]) for at in range(0, 96, 4)]
+    assert {(16, 16), (22, 10), (10, 22)} <= set(shapes) or len(set(shapes)) == 3
+    assert list(guided.fit(recipe, device="cpu"))[-1].model is not None
