@@ -17,7 +17,7 @@ from guided.data.aspects import BatchOrder, ManySizes, nearest, sizes
 @pytest.mark.parametrize(("size", "step"), [((512, 512), 64), ((1024, 1024), 64), ((32, 48), 8)])
 def test_sizes_are_multiples_of_the_area_and_the_given_one_is_first(size: tuple[int, int], step: int) -> None:
     found = sizes(size, step)
-    assert found[0] == size and len(set(found)) == len(found) >= 3
+    assert found[0] == size and len(set(found)) == len(found) >= 2
     for height, width in found:
         assert height % step == width % step == 0 and height * width <= size[0] * size[1]
         assert max(height, width) <= 2 * min(height, width)
