@@ -40,6 +40,10 @@ class Tuning(Protocol):
         """What the denoiser is to say of a batch, (b, C, H, W); None: its pictures."""
         ...
 
+    def weigh(self, batch: Batch, state: State) -> Tensor | None:
+        """How much each picture of a batch counts, (b,); None: all alike."""
+        ...
+
     def check(self, job: Job, state: State, denoiser: Denoiser, objective: Objective) -> str | None:
         """Look at the averaged denoiser: write into the state what was found, what is best, and whether the run ends.
 

@@ -49,6 +49,8 @@ def update(state: State, parts: Iterator[Batch], objective: Objective, lr: float
             target = None if state.tuning is None else state.tuning.target(batch, state.denoiser)  # type: ignore[arg-type]
             each = objective(state.denoiser, batch.x0, batch.noise, batch.sigma, cond, target)
             aim = each if state.head is None else state.head.objective(each, batch.sigma)
+            weight = None if state.tuning is None else state.tuning.weigh(batch, state)
+            aim = aim if weight is None else aim * weight
             state.scaler.scale(aim.sum() / total).backward()  # type: ignore[no-untyped-call]
         seen.append((batch, each.detach()))
     mean = torch.stack([each.double().sum() for _, each in seen]).sum() / total

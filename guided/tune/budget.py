@@ -15,6 +15,7 @@ from guided.denoiser import Denoiser
 from guided.noise import Noise
 from guided.train.loss import Objective
 
+STRONGEST = 16.0
 FLAT = 0.01
 """A loss that falls by a smaller share over the last third of a run stands still."""
 
@@ -79,6 +80,20 @@ class Watched:
                 return float(objective(lambda *_: said, x0, noise, level, cond, *target).double().mean())
 
             yield said, heard
+
+
+def pull(checks: Sequence[dict[str, Any]], budget: float | None) -> float:
+    """How much a replayed picture counts in the loss, after these checks: 1 at first, twice as much after each check that
+    finds the budget passed, at most 16, and half as much again where less than half of it is used.
+    """
+    strength = 1.0
+    for check in checks if budget is not None else ():
+        forgotten = check.get("forgotten") or 0.0
+        if forgotten > budget:  # type: ignore[operator]
+            strength = min(2 * strength, STRONGEST)
+        elif forgotten < budget / 2:  # type: ignore[operator]
+            strength = max(strength / 2, 1.0)
+    return strength
 
 
 def better(check: dict[str, Any], best: dict[str, Any] | None, budget: float | None) -> bool:

@@ -17,7 +17,7 @@ WORD = "zwx"
 """What pictures are called that nobody named: a word that no encoder knows a meaning of."""
 LARGE = 100_000_000
 """Parameters beyond which the weights themselves are not trained unless it is asked for."""
-CHECKS = 10
+CHECKS = 12
 VIEWS = 120
 """How often a picture is seen, by default, and at least and at most how many images a run has."""
 FEWEST, MOST = 1600, 40_000

@@ -66,6 +66,12 @@ class Tuned:
             target[rows] = base(x, sigma, self._of_base(batch, rows)).to(target)
         return target
 
+    def weigh(self, batch: Batch, state: State) -> Tensor | None:
+        strength = budget.pull(state.checks, self.recipe.tune.budget if self.recipe.tune else None)
+        if strength == 1:
+            return None
+        return torch.tensor([strength if row >= self.first else 1.0 for row in batch.rows], device=batch.x0.device)
+
     def _of_base(self, batch: Batch, rows: list[int]) -> Cond:
         if self.conditions is None:
             return batch.cond.index(rows)

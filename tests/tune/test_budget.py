@@ -12,7 +12,7 @@ from guided.cond import Cond
 from guided.denoiser import X0, Denoiser
 from guided.noise import Noise
 from guided.train.loss import loss
-from guided.tune.budget import Watched, best_of, better, ending, verdict
+from guided.tune.budget import Watched, best_of, better, ending, pull, verdict
 
 
 class Affine(torch.nn.Module):
@@ -101,3 +101,13 @@ def test_a_run_ends_when_no_check_was_better_for_so_long() -> None:
 )
 def test_the_verdict_names_what_was_short(checks: list[dict[str, Any]], ended: str | None, short: str) -> None:
     assert verdict(checks, 0.05, ended)["short"] == short
+
+
+def test_replayed_pictures_pull_harder_while_the_budget_is_passed() -> None:
+    def after(*rises: float) -> float:
+        return pull([check(i, 1.0, rise) for i, rise in enumerate(rises)], 0.05)
+
+    assert after() == 1.0 and after(0.0, 0.01) == 1.0
+    assert after(0.1) == 2.0 and after(0.1, 0.2, 0.3) == 8.0 and after(*[0.5] * 9) == 16.0
+    assert after(0.1, 0.2, 0.04) == 4.0 and after(0.1, 0.2, 0.02) == 2.0 and after(0.1, 0.0, 0.0) == 1.0
+    assert pull([check(1, 1.0, 9.0)], None) == 1.0
