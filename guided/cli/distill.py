@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from guided.tune.distilling.run import Job, Step
 
 EXAMPLE = (
-    'For example: [bold]guided distill emoji --guide "cfg(4)" --steps 4 --data my/emoji --dtype bf16 --out runs/fast[/bold]'
-    ", then [bold]guided generate rocket --model runs/fast --w 3[/bold]"
+    'For example: [bold]guided distill emoji --guide "cfg(4)" --steps 4 --data my/emoji --out runs/fast[/bold], then '
+    "[bold]guided generate rocket --model runs/fast --w 3[/bold]"
 )
 QUIET = 30.0
 """Seconds between two lines where nobody watches a progress bar."""

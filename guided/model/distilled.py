@@ -74,7 +74,7 @@ class Distilled:
             )
         if isinstance(term, Cfg) and (term.negative is not None or term.drop != SEMANTIC):
             raise ValueError(
-                f"{name} is distilled: in its one evaluation it leads away from what its teacher's guide did. {term!r} is "
+                f"{name} is distilled: its one evaluation leads away from what its teacher's guide did. {term!r} is "
                 "for its teacher; here leave out negative= (--negative) and drop="
             )
         lo, hi = self.w

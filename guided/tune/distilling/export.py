@@ -22,7 +22,7 @@ KEPT = ("size", "classes", "mean", "recipe", "data", "license", "edge", "varianc
 def model_of(
     teacher: Model, student: Denoiser, settings: Settings, fold: Folded, course: Course, facts: Mapping[str, Any]
 ) -> Model:
-    """A model that draws with its defaults in `settings.steps` evaluations; facts: further provenance. No dates, no paths."""
+    """A model that draws in `settings.steps` evaluations by default; facts: further provenance. No dates, no paths."""
     said = Distilled(
         settings.method,
         None if fold.guide is None else repr(fold.guide),

@@ -20,9 +20,9 @@ from guided.tune.distilling.settings import Settings
 class Folded:
     """A guide that a student takes in.
 
-    dial: which term's weight the student is told, the only plain `cfg` among them; None where there is none, or several:
-    then the guide is folded in as it is written, and the student has no dial. w: the weight as it is written. lo, hi:
-    the weights that are learnt.
+    dial: which term's weight the student is told, the only plain `cfg` among them; None where there is none, or
+    several: then the guide is folded in as it is written, and the student has no dial. w: the weight as it is written.
+    lo, hi: the weights that are learnt.
     """
 
     guide: Guide | None
@@ -71,7 +71,7 @@ def folded(teacher: Model, settings: Settings) -> Folded:
     if len(numbered) != 1:
         if settings.w_range is not None:
             raise ValueError(
-                f"w_range: {whole!r} has {len(numbered)} plain cfg terms; the dial is the weight of the only one: leave "
+                f"w_range: {whole!r} has {len(numbered)} plain cfg terms; a dial is the weight of the only one: leave "
                 "w_range (--w-range) out, and the guide is folded in as it is"
             )
         return Folded(whole)

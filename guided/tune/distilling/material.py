@@ -24,8 +24,10 @@ Shown = Callable[[Sequence[int]], tuple[Tensor, Cond]]
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Part of a batch: x0 (B, C, H, W) in the codec's space, unit noise, cond with its drops; chance (B,) float64 is for
-    the guidance weight, a number in (0, 1) each."""
+    """Part of a batch: x0 (B, C, H, W) in the codec's space, unit noise, cond with its drops.
+
+    chance: (B,) float64 in (0, 1), what the guidance weight of each is drawn by.
+    """
 
     x0: Tensor
     noise: Tensor

@@ -37,8 +37,8 @@ from guided.tune.distilling.teaching import AUTOCAST, Lesson, student_of
 class Step:
     """What one update did.
 
-    images: seen so far, of `total`. stage: its kind and moves, in words. loss: mean over the batch, weighted. saved: the
-    checkpoint written. note: what a person should read. model: on the last one.
+    images: seen so far, of `total`. stage: its kind and moves, in words. loss: mean over the batch, weighted. saved:
+    the checkpoint written. note: what a person should read. model: on the last one.
     """
 
     images: int
@@ -84,15 +84,15 @@ def distill(
 
     The last step holds the `Model`, which also stands in `out`/model: an ordinary model folder, whose `w` is its dial.
     Methods (`settings.method`):
-    - "guidance": one evaluation does what the guide does, at every level (Meng et al. 2023, arXiv 2210.03142, section 3).
+    - "guidance": one evaluation does what the guide does, at every level (Meng et al. 2023, arXiv 2210.03142).
     - "progressive": that first, on the levels of the teacher's path; then stage by stage one step learns where two lead
       (Salimans and Ho 2022, arXiv 2202.00512; Meng et al., algorithm 2), until `steps` are left.
     - "consistency": where the teacher's path ends, from any level (Geng et al. 2024, arXiv 2406.14548: ECT), along the
       guided D, or without a guide along the pictures themselves.
     Of a guide with one plain `cfg` its weight is the dial; another guide is folded in whole. The teacher's weights stay
-    as they are. The same call in a started run goes on from its last checkpoint, bit for bit; in a finished one it yields
-    one step with the model. SIGINT and SIGTERM save, then stop. Raises ValueError and FileNotFoundError for bad input, at
-    once; FloatingPointError where the loss is no longer finite, OSError where the last save found no room.
+    as they are. The same call in a started run goes on from its last checkpoint, bit for bit; in a finished one it
+    yields one step with the model. SIGINT and SIGTERM save, then stop. Raises ValueError and FileNotFoundError for bad
+    input, at once; FloatingPointError where the loss is no longer finite, OSError where the last save found no room.
     """
     return _run(prepared(teacher, settings or Settings(), device), Path(out))
 
@@ -171,19 +171,19 @@ def _train(
         yield Step(state.counter, state.total, "", math.nan, 0.0, math.nan, model=_finish(job, state, folder))
     while state.counter < state.total:
         stage = state.begin()
-        rate, before = state.rate(stage), state.counter
+        rate, before, asked = state.rate(stage), state.counter, stop.asked is not None
         loss, norm = update(job, state, stage, material, rate)
         lines.add({"images": state.counter, "stage": stage.told(), "loss": loss, "lr": rate, "grad_norm": norm})
         last = state.counter >= state.total
         due = state.counter // settings.save_every > before // settings.save_every or state.counter == stage.end
         step = Step(state.counter, state.total, stage.told(), loss, rate, speed(settings.batch))
-        if due or last or stop.asked is not None:
+        if due or last or asked:
             lines.sync()
             step = replace(step, saved=record.saved(state, folder, notes, last))
         if notes:
             step, notes = replace(step, note="\n".join(notes)), []
         yield replace(step, model=_finish(job, state, folder)) if last else step
-        if stop.asked is not None and not last:
+        if asked and not last:
             stop.leave()
 
 

@@ -24,8 +24,8 @@ class Settings:
     steps: evaluations of a picture by the student. method: see `guided.tune.distill`. w_range: the guidance weights it
     learns; None: from 1 to the guide's. data: pictures to learn on, whatever `guided.data.open` takes; None: `pool`
     pictures that the teacher draws, of `prompts` or of those on its card. images: seen in all, shared among the stages.
-    teacher_steps: of the path that halving begins with, steps times a power of two; None: the least such from 32 on. lr:
-    at the beginning of each stage, from where it falls to 0. drop: the share that is shown no condition.
+    teacher_steps: of the path that halving begins with, steps times a power of two; None: the least such from 32 on.
+    lr: at the beginning of each stage, from where it falls to 0. drop: the share that is shown no condition.
     Raises ValueError naming the entry.
     """
 

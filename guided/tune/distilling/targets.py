@@ -25,8 +25,8 @@ def jump(denoise: Denoise, x: Tensor, levels: Tensor, cond: Cond) -> Tensor:
     """The D (B, *) whose one Euler step from levels[0] to levels[-1] lands where a step between each two of them does.
 
     levels: (k + 1, B) float64, falling. With one level between, it is Salimans and Ho's target (2022, arXiv 2202.00512,
-    appendix G), D = (x'' - (s''/s) x) / (1 - s''/s): the mean of the D along the way, each with the share of the way that
-    it decides, written as such because the quotient cancels where s''/s is near 1.
+    appendix G), D = (x'' - (s''/s) x) / (1 - s''/s): the mean of the D along the way, each with the share of the way
+    that it decides, written as such because the quotient cancels where s''/s is near 1.
     """
     # After all moves x'' = x times all ratios + the sum of (1 - ratio) D times the ratios of the moves that follow.
     total = torch.zeros_like(x)
@@ -66,4 +66,5 @@ def huber(found: Tensor, target: Tensor, t: Tensor, r: Tensor) -> Tensor:
     blunt = HUBER * found[0].numel() ** 0.5
     # The mean, not the sum, of what an image holds: a learning rate then serves every size.
     length: Tensor = (square + blunt**2).sqrt() - blunt
-    return length / ((t - r).to(square) * found[0].numel() ** 0.5)
+    loss: Tensor = length / ((t - r).to(square) * found[0].numel() ** 0.5)
+    return loss
