@@ -32,6 +32,8 @@ def calibrate_model(
     """
     if images < 1:
         raise ValueError(f"images: expected at least 1, got {images}")
+    if model.distilled is not None and model.distilled.jumps:
+        raise ValueError(f"{model.name} is distilled: its steps are those of its own path; calibrate its teacher")
     texts, labels = subjects(model, prompts, images)
     n = 1 if texts or labels else images
     plan = requests.plan(model, Request(texts, n, labels, steps=steps, w=w))

@@ -52,7 +52,7 @@ def test_it_adds_up_with_other_terms_and_is_shaped_with_them() -> None:
     found = (dial(3) + perturbed("identity", 0.5))(student)(X, SIGMA, COND)
     # PAG pushes away from the disturbed conditional model: 0.5 ((x + 1) - (x + 101)).
     assert torch.allclose(found, X + 3 - 50)
-    assert "dial(3) >> rescale(0.7)" == repr(dial(3) >> rescale(0.7))
+    assert repr(dial(3) >> rescale(0.7)) == "dial(3) >> rescale(0.7)"
 
 
 def test_a_guide_around_a_dial_contrasts_the_told_network() -> None:

@@ -90,9 +90,10 @@ def distill(
     - "consistency": where the teacher's path ends, from any level (Geng et al. 2024, arXiv 2406.14548: ECT), along the
       guided D, or without a guide along the pictures themselves.
     Of a guide with one plain `cfg` its weight is the dial; another guide is folded in whole. The teacher's weights stay
-    as they are. The same call in a started run goes on from its last checkpoint, bit for bit; in a finished one it
-    yields one step with the model. SIGINT and SIGTERM save, then stop. Raises ValueError and FileNotFoundError for bad
-    input, at once; FloatingPointError where the loss is no longer finite, OSError where the last save found no room.
+    as they are; it is moved to the device, and computes in `settings.precision` from then on. The same call in a
+    started run goes on from its last checkpoint, bit for bit; in a finished one it yields one step with the model.
+    SIGINT and SIGTERM save, then stop. Raises ValueError and FileNotFoundError for bad input, at once;
+    FloatingPointError where the loss is no longer finite, OSError where the last save found no room.
     """
     return _run(prepared(teacher, settings or Settings(), device), Path(out))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -57,7 +59,7 @@ def test_progressive_is_guidance_then_halvings_twice_as_long_each() -> None:
         ("guidance", 32), ("halving", 16), ("halving", 8), ("halving", 4),
     ]  # fmt: skip
     assert found[0].begin == 0 and found[-1].end == 32_000
-    assert all(a.end == b.begin for a, b in zip(found, found[1:], strict=False))
+    assert all(a.end == b.begin for a, b in itertools.pairwise(found))
     assert all(stage.end % 32 == 0 and stage.images > 0 for stage in found)
     assert found[2].images / found[1].images == pytest.approx(2, abs=0.05)
     unguided = stages(Settings(images=32_000), guided=False)

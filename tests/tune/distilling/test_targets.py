@@ -23,7 +23,7 @@ def points(n: int = 64) -> torch.Tensor:
 def test_the_target_is_the_papers_and_one_step_of_it_lands_where_two_do(levels: list[float]) -> None:
     teacher = cfg(3)(mixture().denoiser())
     cond = Cond(label=torch.arange(64) % 2)
-    start, middle, end = levels
+    start, _, end = levels
     x = start * points()
     D = targets.jump(teacher, x, torch.tensor(levels, dtype=torch.float64)[:, None].expand(-1, 64), cond)
     two = sample(teacher, x, torch.tensor(levels), cond, solver="euler")
