@@ -60,7 +60,7 @@ DISTILLING = [
         f"{D}/state.py",
         'self.before.network.load_state_dict(tensors["before"])',
         "pass",
-        f"{T}/test_kill.py::test_a_killed_run_goes_on_to_the_same_bytes",
+        f"{T}/test_state.py::test_a_checkpoint_brings_back_student_teacher_and_optimizer",
     ),
     Fault(
         "distill: noise hangs on the position in the batch",
@@ -74,6 +74,13 @@ DISTILLING = [
         f"{D}/state.py",
         "            self.optimizer = optimizer.make(self.modules, self.section)\n        return",
         "        return",
+        f"{T}/test_state.py::test_a_new_stage_begins_with_a_new_optimizer_and_the_student_as_it_stands",
+    ),
+    Fault(
+        "distill: a kill loses the log of what came after",
+        f"{D}/run.py",
+        'Lines(folder / "losses.jsonl", state.counter)',
+        'Lines(folder / "losses.jsonl", state.total)',
         f"{T}/test_kill.py::test_a_killed_run_goes_on_to_the_same_bytes",
     ),
     Fault(

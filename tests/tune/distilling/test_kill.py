@@ -72,12 +72,12 @@ def whole(distillers: Distillers, tmp_path_factory: pytest.TempPathFactory) -> d
     ("pool", "die"),
     [
         (False, ("step", 1)),
-        (False, ("step", 5)),
+        (False, ("step", 7)),  # in the middle of a halving, whose teacher is in the checkpoint
         (False, ("folder", 1)),  # inside the first checkpoint
         (False, ("folder", 3)),
         (False, ("folder", 5)),  # inside the model, after the last checkpoint
         (True, ("file", 2)),  # inside the pool's first chunk: the run's record is the first file
-        (True, ("step", 7)),
+        (True, ("step", 9)),
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_bytes(

@@ -35,7 +35,7 @@ def learn(student: Denoiser, teach: Denoise, stage: Stage, course: Course, updat
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - at / updates)
         optimizer.zero_grad()
-        lesson(student, x0, noise, levels, Cond(label=label, guidance=weight), 0).mean().backward()
+        lesson(student, x0, noise, levels, Cond(label=label, guidance=weight), at * N).mean().backward()
         optimizer.step()
 
 
@@ -72,3 +72,23 @@ def test_guidance_becomes_an_input_and_steps_are_halved() -> None:
                 for who, n in ((teacher, 2 * moves), (student, moves))
             ]
         assert float((ends[0] - ends[1]).square().mean()) < 1e-3, moves
+
+
+def test_consistency_leads_where_the_guided_path_ends_in_one_step() -> None:
+    torch.set_num_threads(1)
+    course, updates = Course(paths.karras(64, 0.02, 10.0)), 800
+    student = plane()
+    learn(student, guided_oracle, Stage("guidance", 0, 0, 1), course, 600)
+    stage = Stage("consistency", 0, 0, updates * N)
+    label = torch.arange(1000) % 2
+    x = course.path[0].float() * torch.randn(1000, 2, generator=torch.Generator().manual_seed(7))
+    cond = Cond(label=label)
+    end = sample(cfg(2)(mixture().denoiser()), x, paths.karras(200, 0.02, 10.0), cond, solver="heun")
+
+    def astray(path: torch.Tensor) -> float:
+        with torch.no_grad():
+            return float((sample(dial(2.0)(student), x, path, cond, solver="euler") - end).square().mean())
+
+    before = astray(course.levels(1))
+    learn(student, guided_oracle, stage, course, updates, 2e-3)
+    assert astray(course.levels(1)) < 0.15 * before

@@ -14,6 +14,7 @@ import guided
 from guided.cond import Cond
 from guided.guide import cfg, rescale
 from guided.model import Model
+from guided.nn import UNetConfig
 from guided.tune import Settings, distill
 from guided.tune.distilling import prepared, teaching
 from guided.tune.distilling.guides import folded
@@ -208,6 +209,19 @@ def test_captions_are_encoded_once_and_each_picture_keeps_its_own(tmp_path: Path
     assert torch.equal(cond.tokens, wanted.tokens) and torch.equal(cond.mask, wanted.mask)
     with pytest.raises(ValueError, match="has no captions"):
         prepared(words, tools.settings(tools.data(tmp_path / "silent")), "cpu")
+
+
+def test_other_layouts_have_no_place_for_a_weight() -> None:
+    from guided.zoo.counterpart import from_config
+    from guided.zoo.original import without_counterpart
+
+    config = teaching.student_of(tools.teacher(), True, 0).network.config
+    assert any("a guidance weight" in words for words in without_counterpart(config))  # type: ignore[arg-type]
+    alike = UNetConfig(widths=(32, 64), depth=(0, 1), blocks=(1, 1), attention="transformer", token_width=8)
+    alike = dataclasses.replace(alike, null_token=False, skips="every", classes=2)
+    from_config(alike)
+    with pytest.raises(ValueError, match="a guidance weight as an input"):
+        from_config(dataclasses.replace(alike, guidance=True))
 
 
 def test_latents_are_distilled_like_pixels(tmp_path: Path) -> None:
