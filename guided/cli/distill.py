@@ -25,6 +25,18 @@ Range = Annotated[
     str | None,
     typer.Option("--w-range", metavar="LO,HI", help="Guidance weights to learn; from 1 to the guide's by default."),
 ]
+Expression = Annotated[
+    str | None, typer.Option("--guide", metavar="EXPR", help="The teacher's guide; the cfg of its card by default.")
+]
+Long = Annotated[
+    int | None, typer.Option("--teacher-steps", help="Steps that halving begins with; 32 or a little more.")
+]
+Prompts = Annotated[
+    pathlib.Path | None, typer.Option("--prompts", help="Prompts for these, one a line; the card's by default.")
+]
+Precision = Annotated[
+    str, typer.Option("--dtype", help="What networks compute in: float32 or bf16.", rich_help_panel="Machine")
+]
 Data = Annotated[
     str | None, typer.Option("--data", help="Pictures to learn on; without any the teacher draws some itself.")
 ]
@@ -34,32 +46,24 @@ def distill(
     *,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The teacher: a model folder, a run, or a name.")],
     out: Annotated[pathlib.Path, typer.Option("--out", help="The folder of the run; the student is RUN/model.")],
-    guide: Annotated[
-        str | None, typer.Option("--guide", metavar="EXPR", help="The teacher's guide; the cfg of its card by default.")
-    ] = None,
+    guide: Expression = None,
     steps: Annotated[int, typer.Option("--steps", help="Evaluations of a picture by the student.")] = 4,
     method: Annotated[str, typer.Option("--method", help="progressive, guidance or consistency.")] = "progressive",
     data: Data = None,
     images: Annotated[int, typer.Option("--images", help="Images seen in all.")] = 40_000,
     seed: Annotated[int, typer.Option("--seed", help="Of all that is drawn.")] = 0,
     w_range: Range = None,
-    teacher_steps: Annotated[
-        int | None, typer.Option("--teacher-steps", help="Steps that halving begins with; 32 or a little more.")
-    ] = None,
+    teacher_steps: Long = None,
     batch: Annotated[int, typer.Option("--batch", help="Images an update.")] = 32,
     lr: Annotated[float, typer.Option("--lr", help="Learning rate at the beginning of a stage.")] = 1e-3,
     optimizer: Annotated[str, typer.Option("--optimizer", help="muon or adamw.")] = "muon",
     pool: Annotated[int, typer.Option("--pool", help="Pictures that the teacher draws, without --data.")] = 1024,
-    file: Annotated[
-        pathlib.Path | None, typer.Option("--prompts", help="Prompts for these, one a line; the card's by default.")
-    ] = None,
+    file: Prompts = None,
     save_every: Annotated[int, typer.Option("--save-every", help="Images between two checkpoints.")] = 4000,
     name: Annotated[str | None, typer.Option("--name", help="The student's name.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done.")] = False,
     device: Device = "auto",
-    dtype: Annotated[
-        str, typer.Option("--dtype", help="What networks compute in: float32 or bf16.", rich_help_panel="Machine")
-    ] = "float32",
+    dtype: Precision = "float32",
     as_json: Json = False,
 ) -> None:
     """Train a student that draws in a few evaluations what a guided model draws in many; it keeps its --w.
