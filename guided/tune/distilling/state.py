@@ -17,6 +17,9 @@ from guided.tune.distilling.teaching import frozen
 
 WARMUP = 0.05
 """The share of a stage over which its learning rate rises."""
+NEAR = 0.25
+"""The share of the learning rate that a halving begins with: it starts beside its goal, and a larger step leaves it (on
+emoji, at 1e-3, the loss of 16 steps to 8 rose from 0.005 to 0.009)."""
 KEEP = 2
 
 
@@ -52,10 +55,11 @@ class State:
         return self.stages[at]
 
     def rate(self, stage: Stage) -> float:
-        """The learning rate of the next update: it rises shortly, then falls to 0 over the stage."""
+        """The learning rate of the next update: it rises shortly, then falls to 0 over the stage; less in a halving."""
         done = (self.counter - stage.begin) / stage.images
         ahead = self.settings.batch / stage.images
-        return float(self.settings.lr * min(1.0, (done + ahead) / WARMUP) * (1.0 - done))
+        share = NEAR if stage.kind == "halving" else 1.0
+        return float(self.settings.lr * share * min(1.0, (done + ahead) / WARMUP) * (1.0 - done))
 
     def step(self, rate: float) -> float:
         """Apply the gradients as they stand; returns their norm before clipping."""
