@@ -25,7 +25,7 @@ class Settings:
     learns; None: from 1 to the guide's. data: pictures to learn on, whatever `guided.data.open` takes; None: `pool`
     pictures that the teacher draws, of `prompts` or of those on its card. images: seen in all, shared among the stages.
     teacher_steps: of the path that halving begins with, steps times a power of two; None: the least such from 32 on.
-    lr: at the beginning of a stage, from where it falls to 0; of a halving a quarter. drop: the share that has no cond.
+    lr: at the beginning of a stage, from where it falls to 0; of a halving an eighth. drop: the share that has no cond.
     Raises ValueError naming the entry.
     """
 
@@ -37,7 +37,7 @@ class Settings:
     images: int = 40_000
     batch: int = 32
     optimizer: str = "muon"
-    lr: float = 5e-4
+    lr: float = 1e-3
     teacher_steps: int | None = None
     drop: float = 0.1
     pool: int = 1024

@@ -17,7 +17,7 @@ from guided.tune.distilling.teaching import frozen
 
 WARMUP = 0.05
 """The share of a stage over which its learning rate rises."""
-NEAR = 0.25
+NEAR = 0.125
 """The share of the learning rate that a halving begins with: it starts beside its goal, and a larger step leaves it (on
 emoji, at 1e-3, the loss of 16 steps to 8 rose from 0.005 to 0.009)."""
 KEEP = 2

@@ -46,8 +46,8 @@ def test_the_rate_rises_and_falls_to_nothing_in_every_stage() -> None:
     while there.counter < there.total:
         rates.append(there.rate(there.begin()))
         there.counter += 8
-    falling = [5e-4 * (1 - at / 4) for at in range(4)]
-    assert rates == pytest.approx([*falling, *(rate / 4 for rate in falling)])
+    falling = [1e-3 * (1 - at / 4) for at in range(4)]
+    assert rates == pytest.approx([*falling, *(rate / 8 for rate in falling)])
 
 
 def test_a_checkpoint_brings_back_student_teacher_and_optimizer(tmp_path: Path) -> None:
