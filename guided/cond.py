@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 SEMANTIC = frozenset({"label", "tokens", "vector"})
-FIELDS = ("label", "tokens", "mask", "vector", "image", "aug")
+FIELDS = ("label", "tokens", "mask", "vector", "image", "aug", "guidance")
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +19,7 @@ class Cond:
 
     label (B,) int64, -1 = absent. tokens (B, T, C) float with mask (B, T) bool, True = a real token; all False =
     absent. vector (B, V), image (B, C, H, W), aug (B,): float, NaN = absent (a zero image is mid-grey, not absence).
+    guidance (B,): float, the weight that a distilled network is to guide itself with, NaN = absent, which is 1.
     A field that is None is absent for the whole batch. The wrapper at the edge turns absent into what its network
     was trained on, so condition dropout, the null of classifier-free guidance and a missing modality are one thing.
 
@@ -31,6 +32,7 @@ class Cond:
     vector: Tensor | None = None
     image: Tensor | None = None
     aug: Tensor | None = None
+    guidance: Tensor | None = None
 
     def __post_init__(self) -> None:
         if (self.tokens is None) != (self.mask is None):
@@ -148,6 +150,7 @@ _ABSENT = {
     "vector": float("nan"),
     "image": float("nan"),
     "aug": float("nan"),
+    "guidance": float("nan"),
 }
 
 

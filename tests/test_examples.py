@@ -116,6 +116,16 @@ def test_a_cascade_by_hand_is_the_cascade(tmp_path: pathlib.Path) -> None:
     assert load("cascade_by_hand").main(*map(str, stages), prompt=None, steps=3) < 1e-5
 
 
+def test_a_student_takes_a_fraction_of_its_teachers_evaluations(tmp_path: pathlib.Path) -> None:
+    from tests.tune.distilling import tools
+
+    toy = {"data": str(tools.data(tmp_path / "data")), "images": 32, "batch": 8, "steps": 2, "teacher_steps": 4}
+    found = load("distil_a_model").main(tools.teacher(), out=str(tmp_path / "run"), **toy)
+    assert found["student: evaluations"] == 2 and found["teacher: evaluations"] == 8
+    assert found["student: change from w = 1 to 3"] > 0
+    assert len(list((tmp_path / "run" / "student").glob("*.png"))) == 4
+
+
 def test_one_network_restores_in_several_ways(tmp_path: pathlib.Path) -> None:
     toy = {"train__images": 64, "train__batch_size": 16, "train__save_every": 64, "train__preview_every": 0}
     small = {"data__size": 16, "data__shapes__n": 64, "model__preset": "tiny-local", "model__widths": [8, 16]}

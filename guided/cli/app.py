@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from guided.cli import bench, calibrate, cascade, convert, data, demo, edit, evaluate, generate, inspecting, train
+from guided.cli import distill as distilling
 from guided.cli import translate as translating
 from guided.cli import tune as tuning
 from guided.cli.common import say
@@ -38,6 +39,7 @@ app.command("edit", epilog=edit.EXAMPLE)(edit.edit)
 app.command("inpaint", epilog=edit.PAINT)(edit.inpaint)
 app.command("translate", epilog=translating.EXAMPLE)(translating.translate)
 app.command("upscale", epilog=translating.LARGER)(translating.upscale)
+app.command("distill", epilog=distilling.EXAMPLE)(distilling.distill)
 app.command("calibrate", epilog=calibrate.EXAMPLE)(calibrate.calibrate)
 app.command("inspect", epilog=inspecting.EXAMPLE)(inspecting.inspect)
 app.command("convert", epilog=convert.EXAMPLE)(convert.convert)

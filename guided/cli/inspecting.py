@@ -187,6 +187,7 @@ def _model(path: pathlib.Path, verify: bool) -> dict[str, Any]:
         "range": card["range"],
         "text": text if text is None or isinstance(text, str) else text.get("from") or _towers(text),
         "defaults": card.get("defaults"),
+        "distilled": card.get("distilled"),
         "data": card.get("data"),
         "metrics": card.get("metrics"),
         "provenance": card.get("provenance"),
@@ -212,17 +213,21 @@ def _run(path: pathlib.Path, verify: bool) -> dict[str, Any]:
     from guided.train import checkpoint, keeping
 
     try:
-        recipe = json.loads((path / "run.json").read_bytes())["recipe"]
-        images = int(recipe["train"]["images"])
+        record = json.loads((path / "run.json").read_bytes())
+        student = record.get("distillation")
+        recipe = record["recipe"] if student is None else student
+        images = int(recipe["train"]["images"] if student is None else student["images"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path / 'run.json'}: not the record of a run ({error})") from None
     there = checkpoint.listed(path / "checkpoints")
     done = checkpoint.number(there[-1]) if there else 0
     facts: dict[str, Any] = {
         "folder": str(path),
-        "kind": f"training run {recipe.get('name', '')!r}",
+        "kind": f"training run {recipe.get('name', '')!r}"
+        if student is None
+        else f"distillation of {student['guide']}",
         "images": f"{done} of {images}",
-        "finished": keeping.finished(path, images) is not None,
+        "finished": keeping.finished(path, images if student is None else max(done or 0, 1)) is not None,
         "checkpoints": [checkpoint.number(folder) for folder in there],
     }
     if verify:

@@ -165,6 +165,8 @@ class Artist:
         return Figure("network evaluations a picture", sum(rows), math.nan, math.nan, 1, told(how))
 
     @property
-    def w(self) -> float:
-        """The guidance weight of the card."""
+    def w(self) -> float | None:
+        """The guidance weight of the card; None for a student without a dial."""
+        if self.model.distilled is not None and self.model.distilled.w is None:
+            return None
         return float(self.model.card.get("defaults", {}).get("w") or 1.0)

@@ -11,6 +11,7 @@ from guided.guide.contrast import (
     perp_neg,
     perturbed,
 )
+from guided.guide.dial import Dial, dial
 from guided.guide.gradient import class_log_prob, gradient, tfg
 from guided.guide.guide import Guide, Guided
 from guided.guide.observe import dps, mmps, pigdm, project
@@ -23,6 +24,7 @@ __all__ = [
     "Cfg",
     "Contrast",
     "Curve",
+    "Dial",
     "Exact",
     "Guide",
     "Guided",
@@ -37,6 +39,7 @@ __all__ = [
     "class_log_prob",
     "clip",
     "compose",
+    "dial",
     "dps",
     "frequency",
     "gradient",

@@ -11,6 +11,7 @@ from typing import Any
 
 from guided.cond import Cond
 from guided.guide import contrast, shaping
+from guided.guide.dial import dial
 from guided.guide.guide import Guide
 from guided.guide.term import Term
 
@@ -24,6 +25,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
         contrast.cfgpp,
         contrast.perturbed,
         contrast.perp_neg,
+        dial,
         shaping.apg,
         shaping.clip,
         shaping.frequency,

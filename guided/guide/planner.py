@@ -21,18 +21,21 @@ class Branch:
     """The recipe of one evaluation: which network, which condition, which of its fields are dropped, how disturbed.
 
     denoise None: the guided denoiser itself. cond None: the condition of the call; any other replaces its label, tokens
-    and vector, and its image and aug where it has its own. Two branches are one where their recipes are equal, so equal
-    contents in two records are not searched for.
+    and vector, and its image and aug where it has its own. guidance: the weight that a distilled network is told, a
+    number or (B,); None: what the condition says. Two branches are one where their recipes are equal, so equal contents
+    in two records are not searched for.
     """
 
     denoise: Denoise | None = None
     cond: Cond | None = None
     dropped: frozenset[str] = frozenset()
     perturbation: Perturbation | None = None
+    guidance: float | Tensor | None = None
 
     def _recipe(self) -> tuple[object, ...]:
         # By identity: a denoiser need not be hashable.
-        return id(self.denoise), id(self.cond), self.dropped, self.perturbation
+        weight = id(self.guidance) if isinstance(self.guidance, Tensor) else self.guidance
+        return id(self.denoise), id(self.cond), self.dropped, self.perturbation, weight
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Branch) and self._recipe() == other._recipe()
@@ -46,7 +49,7 @@ class Branch:
         dropped, cond = self.dropped & seen, self.cond
         if cond is not None and SEMANTIC & seen <= dropped:
             cond = cond if any(getattr(cond, field) is not None for field in BESIDE & seen - dropped) else None
-        return Branch(self.denoise, cond, dropped, self.perturbation)
+        return Branch(self.denoise, cond, dropped, self.perturbation, self.guidance if "guidance" in seen else None)
 
     def under(self, outer: Branch) -> Branch:
         """This branch of a guided denoiser, where that itself is evaluated as `outer`."""
@@ -58,13 +61,14 @@ class Branch:
             self.cond if self.cond is not None else outer.cond,
             self.dropped | dropped,
             self.perturbation or outer.perturbation,
+            self.guidance if self.guidance is not None else outer.guidance,
         )
 
 
 BASE = Branch()
 """The conditional model as it is."""
 
-BESIDE = frozenset({"image", "aug"})
+BESIDE = frozenset({"image", "aug", "guidance"})
 """The fields that a condition leaves as they are where it stands in for another, as the null does."""
 
 
@@ -103,13 +107,20 @@ def run(
 def _together(network: Denoise, group: list[Branch], x: Tensor, sigma: Tensor, cond: Cond) -> tuple[Tensor, ...]:
     """The estimates of branches that share one call."""
     given = (cond if branch.cond is None else _instead(branch.cond, cond, len(x)) for branch in group)
-    conds = [c.null(b.dropped) if b.dropped else c for b, c in zip(group, given, strict=True)]
+    conds = [_told(c.null(b.dropped) if b.dropped else c, b.guidance, x) for b, c in zip(group, given, strict=True)]
     if len(group) == 1:
         return (network(x, sigma, conds[0]),)
     rows = [len(x)] * len(group)
     levels = sigma if sigma.ndim == 0 else torch.cat([sigma] * len(group))
     D = network(torch.cat([x] * len(group)), levels, Cond.cat(conds, rows))
     return torch.split(D, len(x))
+
+
+def _told(cond: Cond, guidance: float | Tensor | None, x: Tensor) -> Cond:
+    """The condition with the guidance weight of a branch, (B,) for the images x (B, *)."""
+    if guidance is None:
+        return cond
+    return dataclasses.replace(cond, guidance=torch.as_tensor(guidance).to(x).expand(len(x)))
 
 
 def _instead(other: Cond, cond: Cond, size: int) -> Cond:

@@ -19,6 +19,7 @@ from guided.codec import Codec, Pixels
 from guided.degrade import Translation
 from guided.denoiser import Around, Denoiser, LearnedVariance, Parametrization
 from guided.model import parts
+from guided.model.distilled import Distilled
 from guided.nn import EncoderUNet, UNet, UNetConfig
 
 FORMAT = "guided-model/1"
@@ -71,6 +72,8 @@ def check(values: Any) -> dict[str, Any]:
     _calibrated(values.get("calibrated", {}))
     if values.get("translate") is not None:
         Translation.of(_mapping("translate", values["translate"]))
+    if values.get("distilled") is not None:
+        Distilled.of(values["distilled"])
     for name in ("recipe", "data", "metrics", "provenance", "layout", "edge"):
         _mapping(name, values.get(name) or {})
     hashes = _mapping("sha256", values.get("sha256"))

@@ -19,6 +19,7 @@ from guided.model import adapted, edge, store
 from guided.model import card as cards
 from guided.model.autoencoder import AutoencoderKL
 from guided.model.conditioning import LazyEncoder
+from guided.model.distilled import Distilled
 from guided.model.drawing import Progress, run
 from guided.model.request import Request, Size, plan
 from guided.model.result import Result
@@ -121,6 +122,12 @@ class Model(Verbs):
         """The tasks of a network that changes pictures, None for one that draws from nothing."""
         said = self.card.get("translate")
         return None if said is None else Translation.of(said)
+
+    @property
+    def distilled(self) -> Distilled | None:
+        """What it learnt of a guided teacher, None for a model that was trained on pictures."""
+        said = self.card.get("distilled")
+        return None if said is None else Distilled.of(said)
 
     @property
     def conditional(self) -> bool:

@@ -17,11 +17,13 @@ from guided import path as paths
 from guided import solvers
 from guided.cond import SEMANTIC, Cond
 from guided.denoiser import Denoiser
-from guided.guide import Cfg, Guide, Term, cfg, expression
+from guided.guide import Cfg, Dial, Guide, Term, cfg, expression
 from guided.guide.contrast import Bank
 from guided.guide.shaping import Clip, Threshold
+from guided.guide.term import written
 from guided.model import card as cards
 from guided.model import conditioning
+from guided.model.distilled import refuse_dial
 from guided.operators import Operator
 from guided.solvers import Solver
 
@@ -242,10 +244,13 @@ def course_of(model: Model, request: Request, guide: Guide | Term | None) -> tup
     count = model.card.get("defaults", {}).get("steps", STEPS) if request.steps is None else request.steps
     if not isinstance(count, int) or not 1 <= count <= cards.STEPS:
         raise ValueError(f"steps: expected a whole number from 1 to {cards.STEPS}, got {count!r}")
-    found = calibrated(model, count, guide)
-    if found is not None and request.solver in (None, found["solver"]):
-        return torch.tensor(found["levels"], dtype=torch.float64), count, found["solver"]
+    found, said = calibrated(model, count, guide), model.distilled
+    own = said is not None and said.jumps
+    if found is not None and (own or request.solver in (None, found["solver"])):
+        levels, solver = torch.tensor(found["levels"], dtype=torch.float64), request.solver or found["solver"]
+        return levels if said is None else said.woven(levels), count, solver
     levels = paths.default(count, model.denoiser.lo, model.denoiser.hi, contrast_of(guide))
+    levels = levels if said is None else said.woven(levels)
     return levels, count, solver_of(model, request.solver, levels)
 
 
@@ -258,8 +263,13 @@ def solver_of(model: Model, solver: Solver | str | None, path: Tensor) -> Solver
 
 
 def calibrated(model: Model, steps: int, guide: Guide | Term | None) -> Mapping[str, Any] | None:
-    """What the card keeps for so many steps at about this weight of a plain cfg, else None; see `guided.tune`."""
+    """What the card keeps for so many steps at about this weight of a plain cfg, else None; see `guided.tune`.
+
+    The path of a student is that at any weight.
+    """
     found: Mapping[str, Any] | None = (model.card.get("calibrated") or {}).get(str(steps))
+    if model.distilled is not None and model.distilled.jumps:
+        return found
     w = 1.0 if guide is None else plain_weight(guide)
     return found if found is not None and w is not None and abs(w - found["w"]) <= NEAR else None
 
@@ -275,20 +285,32 @@ def guide_of(
         if w is not None or negative is not None:
             raise ValueError("give guide=, or w= and negative=, not both")
         guide = parsed(model, guide) if isinstance(guide, str) else guide
+        guide = _dialled(model, guide)
         return guide, plain_weight(guide)
     if not model.conditional:
         if (w is not None and w != 1) or negative is not None:
             raise ValueError(f"{model.name} is unconditional: there is nothing for w= or negative= to guide")
         return None, None
-    if not asked and w is None and negative is None:
+    said = model.distilled
+    unheard = said is not None and said.w is None
+    if w is None and negative is None and (unheard or not asked):
         return None, None
     weight = float((model.card.get("defaults") or {}).get("w", 1.0)) if w is None else float(w)
     if not math.isfinite(weight):
         raise ValueError(f"w: expected a finite number, got {weight}")
-    if weight == 1 and negative is not None:
+    if weight == 1 and negative is not None and said is None:
         warnings.warn("at w = 1 a negative prompt or class has no effect; give a larger w", stacklevel=4)
     drop = SEMANTIC if model.translation is None else model.translation.dropped
-    return cfg(weight, None if negative is None else conditioning.negative(model, negative), drop), weight
+    made = cfg(weight, None if negative is None else conditioning.negative(model, negative), drop)
+    return _dialled(model, made), weight
+
+
+def _dialled(model: Model, guide: Guide | Term) -> Guide | Term:
+    """The guide as the model takes it: one that is distilled turns its dial, another has none."""
+    if model.distilled is not None:
+        return model.distilled.told(guide, model.name)
+    refuse_dial(guide, model.name)
+    return guide
 
 
 def parsed(model: Model, text: str) -> Guide | Term:
@@ -320,12 +342,14 @@ def within(guide: Guide | Term, limit: float | None, name: str) -> Guide | Term:
 def contrast_of(guide: Guide | Term | None) -> float:
     """How strongly the guide contrasts: the weight of the cfg that its numbers add up to."""
     terms = () if guide is None else (guide,) if isinstance(guide, Term) else guide.terms
-    return 1.0 + sum(term.w - 1.0 for term in terms if isinstance(term, Cfg) and isinstance(term.w, int | float))
+    return 1.0 + sum(term.w - 1.0 for term in terms if isinstance(term, Cfg | Dial) and isinstance(term.w, int | float))
 
 
 def plain_weight(guide: Guide | Term) -> float | None:
-    """The weight of a guide that is `cfg(number)` and nothing more, else None."""
-    plain = isinstance(guide, Cfg) and isinstance(guide.w, int | float) and repr(guide) == repr(cfg(guide.w))
+    """The weight of a guide that is `cfg(number)`, or a student's `dial(number)`, and nothing more, else None."""
+    kind = "dial" if isinstance(guide, Dial) else "cfg"
+    numbered = isinstance(guide, Cfg | Dial) and isinstance(guide.w, int | float)
+    plain = numbered and repr(guide) == f"{kind}({written(guide.w)})"  # type: ignore[union-attr]
     return float(guide.w) if plain else None  # type: ignore[union-attr, arg-type]
 
 

@@ -21,6 +21,7 @@ from guided.degrade import Translation
 from guided.model import adapted, towers
 from guided.model import card as cards
 from guided.model.autoencoder import AutoencoderKL
+from guided.model.distilled import Distilled
 from guided.nn import EncoderUNet
 
 F = TypeVar("F", bound=nn.Module)
@@ -220,6 +221,9 @@ def fitting(card: Mapping[str, Any], encoders: Mapping[str, object], network: nn
         seen = {*accepts} | ({"aug"} if (card.get("edge") or {}).get("low") else set())
         if needed - seen:
             raise ValueError(f"card: translate: its tasks need a network that sees {', '.join(sorted(needed))}")
+    said = card.get("distilled")
+    if said is not None and Distilled.of(said).w is not None and "guidance" not in accepts:
+        raise ValueError("card: distilled: it names guidance weights, and the network is told none")
     if set(encoders) - {"text"}:
         raise ValueError(f"encoders: expected 'text' or none, got {sorted(encoders)}")
     if "text" in encoders and not {"tokens", "vector"} & set(accepts):

@@ -66,6 +66,7 @@ class UNetConfig:
     vector_width: int = 0
     aug: bool = False
     aug_scale: float = 1000.0  # multiplies aug before its sinusoid: 1000 for levels in [0, 1], 1 for timesteps
+    guidance: bool = False  # a distilled network is told the weight that it is to guide itself with
 
     # Sequence port
     token_width: int = 0  # 0: no text
@@ -159,6 +160,7 @@ class UNetConfig:
         """Fields of `Cond` that the network can see."""
         seen = {"label": self.classes, "tokens": self.token_width, "mask": self.token_width}
         seen |= {"vector": self.vector_width, "image": self.image_channels, "aug": self.aug}
+        seen["guidance"] = self.guidance
         return frozenset(name for name, on in seen.items() if on)
 
     def to_dict(self) -> dict[str, Any]:

@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from guided.nn.attention import Context
+from guided.nn.attention import Context, zero
 from guided.nn.config import UNetConfig
 from guided.nn.embeddings import MLP, AttentionPool, number_embedding
 
 if TYPE_CHECKING:
     from guided.cond import Cond
+
+
+WEIGHT_SCALE = 100.0
+"""Multiplies a guidance weight before its waves: weights of 1 to 10 then span what noise levels do."""
 
 
 def need_shape(name: str, value: Tensor, shape: Sequence[int]) -> None:
@@ -28,7 +32,7 @@ def need_shape(name: str, value: Tensor, shape: Sequence[int]) -> None:
 
 
 class VectorPort(nn.Module):
-    """Noise level, class, vector and augmentation level, summed into one embedding (B, embed)."""
+    """Noise level, class, vector, augmentation level and guidance weight, summed into one embedding (B, embed)."""
 
     def __init__(self, config: UNetConfig, act: nn.Module) -> None:
         super().__init__()
@@ -44,6 +48,10 @@ class VectorPort(nn.Module):
         self.aug = MLP(width, embed, act) if config.aug else None
         if self.aug is not None:
             self.null_aug = nn.Parameter(torch.zeros(embed))
+        # Zero at first, so that a student begins bit for bit as its teacher (Meng et al. 2023, section 3).
+        self.guidance = MLP(width, embed, act) if config.guidance else None
+        if self.guidance is not None:
+            zero(self.guidance.outer)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
         batch = x.shape[0]
@@ -54,6 +62,8 @@ class VectorPort(nn.Module):
             embedding = embedding + self.vector(self._vector(x, cond.vector))
         if self.aug is not None:
             embedding = embedding + self._aug(x, cond.aug, self.aug)
+        if self.guidance is not None:
+            embedding = embedding + self.guidance(self._features(self._weight(x, cond.guidance), x))
         return embedding
 
     def _features(self, level: Tensor, x: Tensor) -> Tensor:
@@ -83,6 +93,12 @@ class VectorPort(nn.Module):
         absent = aug.isnan()
         level = torch.where(absent, 0.0, aug * self.config.aug_scale)
         return torch.where(absent[:, None], self.null_aug, module(self._features(level, x)))
+
+    def _weight(self, x: Tensor, guidance: Tensor | None) -> Tensor:
+        """The guidance weight as the waves take it; an absent one is 1, the conditional model itself."""
+        weight = x.new_full(x.shape[:1], math.nan) if guidance is None else guidance
+        need_shape("guidance", weight, x.shape[:1])
+        return WEIGHT_SCALE * torch.where(weight.isnan(), 1.0, weight)
 
 
 class SequencePort(nn.Module):

@@ -24,6 +24,7 @@ from guided import solvers
 from guided.cond import Cond
 from guided.guide import Guide, Term, project
 from guided.model import drawing, edge
+from guided.model.distilled import falling
 from guided.model.drawing import Progress
 from guided.model.request import Plan, Request, contrast_of, plan, solver_of
 from guided.operators import Mask as Known
@@ -140,6 +141,9 @@ def planned(model: Model, edit: Edit, stage: Stage, which: Sequence[int], reques
     path = found.path
     if strength < 1:
         path = paths.at_strength(n, lo, hi, strength, lambda n, lo, hi: paths.default(n, lo, hi, w))
+        path = path if model.distilled is None else model.distilled.woven(path)
+    if edit.by is not None or edit.resample > 1:
+        path = falling(path)
     if edit.by is not None:
         return _inverted(model, edit, stage, which, found, path)
     if edit.resample > 1:

@@ -83,8 +83,9 @@ class Watched:
 
 
 def pull(checks: Sequence[dict[str, Any]], budget: float | None) -> float:
-    """How much a replayed picture counts in the loss, after these checks: 1 at first, twice as much after each check that
-    finds the budget passed, at most 16, and half as much again where less than half of it is used.
+    """How much a replayed picture counts in the loss after these checks.
+
+    1 at first, twice as much after each that finds the budget passed, at most 16, half as much where half of it is left.
     """
     strength = 1.0
     for check in checks if budget is not None else ():

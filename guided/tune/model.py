@@ -32,7 +32,9 @@ def calibrate_model(
     """
     if images < 1:
         raise ValueError(f"images: expected at least 1, got {images}")
-    texts, labels = _subjects(model, prompts, images)
+    if model.distilled is not None and model.distilled.jumps:
+        raise ValueError(f"{model.name} is distilled: its steps are those of its own path; calibrate its teacher")
+    texts, labels = subjects(model, prompts, images)
     n = 1 if texts or labels else images
     plan = requests.plan(model, Request(texts, n, labels, steps=steps, w=w))
     noise = Noise([image.seed for image in plan.images], stream="calibrate")
@@ -43,7 +45,7 @@ def calibrate_model(
     return calibration.calibrate(denoise, x, *levels, steps, cond, w=weight, trials=trials, batch=batch, watch=watch)
 
 
-def _subjects(model: Model, prompts: Sequence[str] | None, images: int) -> tuple[list[str] | None, list[int] | None]:
+def subjects(model: Model, prompts: Sequence[str] | None, images: int) -> tuple[list[str] | None, list[int] | None]:
     """A prompt or a class for each image, in turn."""
     if "text" in model.encoders:
         known = prompts or (model.card.get("recipe") or {}).get("sample", {}).get("prompts")

@@ -135,6 +135,7 @@ def _without_counterpart(config: UNetConfig) -> dict[str, str]:
         "middle": f"{config.middle_blocks} blocks with attention {config.middle_depth}" if not middle else "",
         "vector.features": "these features of the noise level" if waves else "",
         "vector.aug": f"a scale of {config.aug_scale}" if config.aug and config.aug_scale != 1 else "",
+        "vector.guidance": "a guidance weight as an input (distilled)" if config.guidance else "",
         "vector": "a class and an augmentation level at once" if config.classes and config.aug else "",
         "vector.vector": "pooled text in two ways" if config.vector_width and config.pool_heads else "",
         "sequence.null": "a learned token before the text" if config.token_width and config.null_token else "",

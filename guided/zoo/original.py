@@ -46,6 +46,7 @@ def without_counterpart(config: UNetConfig) -> list[str]:
     """The blocks of a network that the original layout cannot hold, each with the reason; empty where it holds all."""
     wrong = {
         "vector.aug: an augmentation level": config.aug,
+        "vector.guidance: a guidance weight (distilled)": config.guidance,
         "vector.features: random Fourier features": config.time != "sinusoidal",
         "sequence.norm: a norm on the tokens (token_norm)": config.token_norm,
         "sequence.null: a learned null token (null_token)": bool(config.token_width) and config.null_token,

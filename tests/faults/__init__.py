@@ -10,6 +10,7 @@ from __future__ import annotations
 from tests.faults.adapters import ADAPTERS
 from tests.faults.bench import BENCH
 from tests.faults.core import CORE
+from tests.faults.distilling import DISTILLING
 from tests.faults.edits import EDITS
 from tests.faults.fault import ROOT, Fault, caught
 from tests.faults.guide import GUIDE
@@ -29,6 +30,6 @@ from tests.faults.zoo_diffusers import ZOO_DIFFUSERS
 from tests.faults.zoo_whole import ZOO_WHOLE
 
 FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *BENCH, *TUNING, *TASKS]
-FAULTS += [*EDITS, *JUDGING, *ZOO, *ZOO_DIFFUSERS, *ZOO_WHOLE, *TRANSLATING, *ADAPTERS, *TUNE]
+FAULTS += [*EDITS, *JUDGING, *ZOO, *ZOO_DIFFUSERS, *ZOO_WHOLE, *TRANSLATING, *ADAPTERS, *TUNE, *DISTILLING]
 
 __all__ = ["FAULTS", "ROOT", "Fault", "caught"]

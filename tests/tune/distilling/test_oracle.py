@@ -1,0 +1,94 @@
+"""Students that learn, held against a teacher in closed form."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from guided import path as paths
+from guided.cond import Cond
+from guided.denoiser import Denoise, Denoiser
+from guided.guide import cfg, dial
+from guided.sampling import sample
+from guided.tune.distilling import teaching
+from guided.tune.distilling.course import Course
+from guided.tune.distilling.stages import Stage
+from guided.tune.distilling.teaching import Lesson
+from tests.tune.distilling.tools import mixture, plane
+
+N = 512
+
+
+def learn(student: Denoiser, teach: Denoise, stage: Stage, course: Course, updates: int, lr: float = 3e-3) -> None:
+    """Adam with the loss of a stage; the learning rate falls to 0."""
+    data = mixture()
+    optimizer = torch.optim.Adam(student.parameters(), lr=lr)
+    lesson = Lesson(stage, teach, data=False, seed=0)
+    for at in range(updates):
+        draw = torch.Generator().manual_seed(at)
+        label = torch.randint(0, 2, (N,), generator=draw)
+        x0 = torch.stack([data.sample(N, draw, c).float() for c in (0, 1)])[label, torch.arange(N)]
+        noise = torch.randn(N, 2, generator=draw)
+        weight = 1 + 3 * torch.rand(N, generator=draw)
+        levels = course.drawn(stage, 0, range(at * N, (at + 1) * N))
+        for group in optimizer.param_groups:
+            group["lr"] = lr * (1 - at / updates)
+        optimizer.zero_grad()
+        lesson(student, x0, noise, levels, Cond(label=label, guidance=weight), at * N).mean().backward()
+        optimizer.step()
+
+
+def guided_oracle(x: torch.Tensor, sigma: torch.Tensor, cond: Cond) -> torch.Tensor:
+    assert cond.guidance is not None
+    plain = dataclasses.replace(cond, guidance=None)
+    return cfg(cond.guidance.double())(mixture().denoiser())(x.double(), sigma, plain).to(x.dtype)
+
+
+def test_guidance_becomes_an_input_and_steps_are_halved() -> None:
+    """One evaluation matches the guided oracle at w = 1, 2, 4; then 64 -> 32 -> 16 -> 8 steps end where 64 do."""
+    torch.set_num_threads(1)
+    course = Course(paths.karras(64, 0.02, 10.0))
+    student = plane()
+    learn(student, guided_oracle, Stage("guidance", 0, 0, 1), course, 1500)
+    label = torch.arange(1000) % 2
+    x = course.path[0].float() * torch.randn(1000, 2, generator=torch.Generator().manual_seed(7))
+    draw = torch.Generator().manual_seed(3)
+    of_class = torch.stack([mixture().sample(1000, draw, c).float() for c in (0, 1)])[label, torch.arange(1000)]
+    with torch.no_grad():
+        for w in (1.0, 2.0, 4.0):
+            for sigma in (0.1, 0.5, 2.0, 8.0):
+                at = of_class + sigma * x / 10
+                cond = Cond(label=label)
+                wanted = cfg(w)(mixture().denoiser())(at, torch.tensor(sigma), cond)
+                found = dial(w)(student)(at, torch.tensor(sigma), cond)
+                assert float((found - wanted).square().mean()) < 3e-3, (w, sigma)
+    for moves in (32, 16, 8):
+        teacher = teaching.frozen(student)
+        learn(student, teacher, Stage("halving", moves, 0, 1), course, 500, 1e-3)
+        with torch.no_grad():
+            ends = [
+                sample(dial(3.0)(who), x, course.levels(n), Cond(label=label), solver="euler")
+                for who, n in ((teacher, 2 * moves), (student, moves))
+            ]
+        assert float((ends[0] - ends[1]).square().mean()) < 1e-3, moves
+
+
+def test_consistency_leads_where_the_guided_path_ends_in_one_step() -> None:
+    torch.set_num_threads(1)
+    course, updates = Course(paths.karras(64, 0.02, 10.0)), 800
+    student = plane()
+    learn(student, guided_oracle, Stage("guidance", 0, 0, 1), course, 600)
+    stage = Stage("consistency", 0, 0, updates * N)
+    label = torch.arange(1000) % 2
+    x = course.path[0].float() * torch.randn(1000, 2, generator=torch.Generator().manual_seed(7))
+    cond = Cond(label=label)
+    end = sample(cfg(2)(mixture().denoiser()), x, paths.karras(200, 0.02, 10.0), cond, solver="heun")
+
+    def astray(path: torch.Tensor) -> float:
+        with torch.no_grad():
+            return float((sample(dial(2.0)(student), x, path, cond, solver="euler") - end).square().mean())
+
+    before = astray(course.levels(1))
+    learn(student, guided_oracle, stage, course, updates, 2e-3)
+    assert astray(course.levels(1)) < 0.15 * before
