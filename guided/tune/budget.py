@@ -85,7 +85,7 @@ class Watched:
 def pull(checks: Sequence[dict[str, Any]], budget: float | None) -> float:
     """How much a replayed picture counts in the loss after these checks.
 
-    1 at first, twice as much after each that finds the budget passed, at most 16, half as much where half of it is left.
+    1 at first, twice as much after each that finds the budget passed, at most 16; half as much where half is left.
     """
     strength = 1.0
     for check in checks if budget is not None else ():

@@ -126,7 +126,7 @@ def _tune(base: Model, name: str, method: str, source: Source, asked: Asked) -> 
     values |= {key: value for key, value in given.items() if value is not None}
     if values.get("rank") is None and method != "textual-inversion":
         values["rank"] = rank_for(base, str(values.get("targets", "all")))
-    if not values.get("replay", 1) or values.get("budget") == 0:
+    if values.get("budget") == 0 or (not values.get("replay", 1) and asked.budget is None):
         values["budget"] = None
     return values
 
