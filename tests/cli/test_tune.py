@@ -8,7 +8,6 @@ import pathlib
 import pytest
 
 from guided.cli import main
-from tests.tune.conftest import bert, captioned, words_base  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
@@ -29,12 +28,18 @@ def test_a_plan_first_and_nothing_written(
     capsys: pytest.CaptureFixture[str],
     words_base: pathlib.Path,
     captioned: pathlib.Path,
-    tmp_path: pathlib.Path,  # noqa: F811
+    tmp_path: pathlib.Path,
 ) -> None:
     out = tmp_path / "run"
     code, said, _ = run(capsys, "tune", words_base, captioned, "--out", out, *SMALL, "--dry-run")
     assert code == 0 and not out.exists()
-    for word in ("9 pictures (1 kept out", "lora, rank", "128 pictures that it draws itself, 50%", "minutes at most", "memory"):
+    for word in (
+        "9 pictures (1 kept out",
+        "lora, rank",
+        "128 pictures that it draws itself, 50%",
+        "minutes at most",
+        "memory",
+    ):
         assert word in said, said
     code, said, _ = run(capsys, "tune", words_base, captioned, "--out", out, *SMALL, "--dry-run", "--json")
     facts = json.loads(said)
@@ -45,7 +50,7 @@ def test_tuned_drawn_and_told_how(
     capsys: pytest.CaptureFixture[str],
     words_base: pathlib.Path,
     captioned: pathlib.Path,
-    tmp_path: pathlib.Path,  # noqa: F811
+    tmp_path: pathlib.Path,
 ) -> None:
     out = tmp_path / "run"
     code, said, told = run(capsys, "tune", words_base, captioned, "--out", out, *SMALL)
@@ -74,8 +79,8 @@ def test_refused_with_what_to_do(
     words: tuple[str, ...],
     message: str,
     capsys: pytest.CaptureFixture[str],
-    words_base: pathlib.Path,  # noqa: F811
-    captioned: pathlib.Path,  # noqa: F811
+    words_base: pathlib.Path,
+    captioned: pathlib.Path,
     tmp_path: pathlib.Path,
 ) -> None:
     code, _, told = run(capsys, "tune", words_base, captioned, "--out", tmp_path / "run", *SMALL, *words)
@@ -85,7 +90,7 @@ def test_refused_with_what_to_do(
 def test_folders_that_cannot_be_used_say_what_to_change(
     capsys: pytest.CaptureFixture[str],
     words_base: pathlib.Path,
-    tmp_path: pathlib.Path,  # noqa: F811
+    tmp_path: pathlib.Path,
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
