@@ -15,7 +15,7 @@ from guided.denoiser import Denoiser
 from guided.noise import Noise
 from guided.train.loss import Objective
 
-STRONGEST = 16.0
+STRONGEST = 4.0
 FLAT = 0.01
 """A loss that falls by a smaller share over the last third of a run stands still."""
 
@@ -85,7 +85,7 @@ class Watched:
 def pull(checks: Sequence[dict[str, Any]], budget: float | None) -> float:
     """How much a replayed picture counts in the loss after these checks.
 
-    1 at first, twice as much after each that finds the budget passed, at most 16; half as much where half is left.
+    1 at first, twice as much after each that finds the budget passed, at most 4; half as much where half is left.
     """
     strength = 1.0
     for check in checks if budget is not None else ():

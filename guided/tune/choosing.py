@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +18,13 @@ WORD = "zwx"
 """What pictures are called that nobody named: a word that no encoder knows a meaning of."""
 LARGE = 100_000_000
 """Parameters beyond which the weights themselves are not trained unless it is asked for."""
-CHECKS = 12
-VIEWS = 120
+CHECKS = 10
+VIEWS = 160
 """How often a picture is seen, by default, and at least and at most how many images a run has."""
 FEWEST, MOST = 1600, 40_000
 RANKS = (16, 8, 4, 2, 1)
 SMALL = 0.04
-"""The share of its base that an adapter may weigh, where rank 1 allows it."""
+"""The share of its base's folder that an adapter may weigh, where rank 1 allows it."""
 _FOREIGN = {"noise": {"law": "trained"}, "loss": {"weight": "output"}}
 
 
@@ -141,7 +142,7 @@ def _train(base: Model, tune: Mapping[str, Any], pictures: int, asked: Asked) ->
         "images": images,
         "batch_size": batch,
         "lr": asked.lr or rate(base, bool(tune.get("rank", 16))),
-        "warmup": images // 5,
+        "warmup": images // 10,
         "decay": 0.4,
         "precision": asked.precision or learnt.get("precision") or "bf16",
         "checkpointing": bool(asked.checkpointing),
@@ -156,12 +157,22 @@ def _train(base: Model, tune: Mapping[str, Any], pictures: int, asked: Asked) ->
 
 
 def rank_for(base: Model, targets: str) -> int:
-    """The largest usual rank whose adapter weighs at most 4 % of its base, both in the same dtype."""
+    """The largest usual rank whose adapter, in float32, weighs at most 4 % of its base."""
     from guided.tune.adapters.fresh import targeted
 
     layers = targeted(base.denoiser.network, targets).values()
     of_one = sum(math.prod(layer.weight.shape[1:]) + layer.weight.shape[0] for layer in layers)
-    return next((rank for rank in RANKS if rank * of_one <= SMALL * _parameters(base)), RANKS[-1])
+    return next((rank for rank in RANKS if 4 * rank * of_one <= SMALL * _weighs(base)), RANKS[-1])
+
+
+def _weighs(base: Model) -> int:
+    """Bytes of the base's folder or file; of one from elsewhere, of its network in float32."""
+    from guided import zoo
+
+    source = base.source or ""
+    place = zoo.shipped(source) if source in zoo.SHIPPED else pathlib.Path(source)
+    files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()] if source else []
+    return sum(file.stat().st_size for file in files) or 4 * _parameters(base)
 
 
 def rate(base: Model, adapters: bool) -> float:
