@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,118 +16,127 @@ from guided.cli.train import PRECISIONS, watched
 if TYPE_CHECKING:
     from guided.model import Model
     from guided.train import Recipe
+    from guided.tune import Asked
     from guided.tune.forecast import Forecast
 
 EXAMPLE = "For example: [bold]guided tune emoji my/pictures --out runs/mine[/bold]"
 HEAD = "Another head"
+Method = Annotated[str, typer.Option("--method", help="lora, dora, full, dreambooth or textual-inversion.")]
+Images = Annotated[int | None, typer.Option("--images", help="Length of the run, in images.")]
+Rank = Annotated[int | None, typer.Option("--rank", help="Of the adapters; 0: the weights themselves.")]
+Targets = Annotated[
+    str | None, typer.Option("--targets", help="What adapters go on: attention, convolutions or all (the default).")
+]
+TextRank = Annotated[
+    int | None, typer.Option("--text-rank", help="Of adapters on the text encoder, which has none by default.")
+]
+Word = Annotated[
+    str | None, typer.Option("--word", help="What pictures without a caption are called; the word to be learnt.")
+]
+Vectors = Annotated[int | None, typer.Option("--vectors", help="Vectors of a word to be learnt.")]
+Rate = Annotated[float | None, typer.Option("--lr", help="Learning rate.")]
+Batch = Annotated[int | None, typer.Option("--batch", help="Images an update.")]
+Replay = Annotated[float | None, typer.Option("--replay", help="Share of a batch that the base drew itself; 0: none.")]
+Prompts = Annotated[pathlib.Path | None, typer.Option("--prompts", help="What must not be forgotten, a prompt a line.")]
+Budget = Annotated[
+    float | None,
+    typer.Option("--budget", help="Most that the loss on the base's own pictures may rise; 0: any amount."),
+]
+Aspects = Annotated[bool, typer.Option("--aspects", help="Pictures keep their shape, at several sizes of one area.")]
+Seed = Annotated[int, typer.Option("--seed", help="Decides all that is drawn.")]
+Memory = Annotated[float | None, typer.Option("--memory", help="Gigabytes it may take; what is free by default.")]
+NewClasses = Annotated[
+    bool, typer.Option("--new-classes", help="Unknown class folders become new classes.", rich_help_panel=HEAD)
+]
+Encoder = Annotated[str | None, typer.Option("--encoder", help="Another text encoder.", rich_help_panel=HEAD)]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option("--task", help="Show it a picture: colourise, inpaint, ... (repeatable).", rich_help_panel=HEAD),
+]
+Size = Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT of its pictures.", rich_help_panel=HEAD)]
+Checkpointing = Annotated[
+    bool, typer.Option("--checkpointing", help="Less memory for a third more time.", rich_help_panel="Machine")
+]
+Precision = Annotated[str | None, typer.Option("--dtype", help="float32, bf16 or fp16.", rich_help_panel="Machine")]
 
 
 def tune(
+    context: typer.Context,
     *,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The base: a model, a run, a pipeline, a hub id.")],
     data: Annotated[str, typer.Argument(metavar="DATA", help="Pictures, with captions, in class folders, or neither.")],
     out: Annotated[pathlib.Path, typer.Option("--out", help="The folder of the run; the result is in its model/.")],
-    method: Annotated[
-        str, typer.Option("--method", help="lora, dora, full, dreambooth or textual-inversion.")
-    ] = "lora",
-    images: Annotated[int | None, typer.Option("--images", help="Length of the run, in images.")] = None,
-    rank: Annotated[int | None, typer.Option("--rank", help="Of the adapters; 0: the weights themselves.")] = None,
-    targets: Annotated[
-        str | None, typer.Option("--targets", help="What adapters go on: attention, convolutions or all.")
-    ] = None,
-    text_rank: Annotated[
-        int | None, typer.Option("--text-rank", help="Of adapters on the text encoder, which has none by default.")
-    ] = None,
-    word: Annotated[
-        str | None, typer.Option("--word", help="What pictures without a caption are called; the new word.")
-    ] = None,
-    vectors: Annotated[int | None, typer.Option("--vectors", help="Vectors of a new word.")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
-    batch: Annotated[int | None, typer.Option("--batch", help="Images an update.")] = None,
-    replay: Annotated[
-        float | None, typer.Option("--replay", help="Share of a batch that the base drew itself; 0: none.")
-    ] = None,
-    prompts: Annotated[
-        pathlib.Path | None, typer.Option("--prompts", help="What must not be forgotten, a prompt a line.")
-    ] = None,
-    budget: Annotated[
-        float | None,
-        typer.Option("--budget", help="Most that the loss on the base's own pictures may rise; 0: any amount."),
-    ] = None,
-    classes: Annotated[
-        bool, typer.Option("--new-classes", help="Unknown class folders become new classes.", rich_help_panel=HEAD)
-    ] = False,
-    encoder: Annotated[
-        str | None, typer.Option("--encoder", help="Another text encoder.", rich_help_panel=HEAD)
-    ] = None,
-    task: Annotated[
-        list[str] | None,
-        typer.Option("--task", help="Show it a picture: colourise, inpaint, ... (repeatable).", rich_help_panel=HEAD),
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option("--size", help="WIDTHxHEIGHT of its pictures.", rich_help_panel=HEAD)
-    ] = None,
-    aspects: Annotated[
-        bool, typer.Option("--aspects", help="Pictures keep their shape, at several sizes of one area.")
-    ] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Decides all that is drawn.")] = 0,
-    memory: Annotated[
-        float | None, typer.Option("--memory", help="Gigabytes it may take; what is free by default.")
-    ] = None,
-    checkpointing: Annotated[
-        bool, typer.Option("--checkpointing", help="Less memory for a third more time.", rich_help_panel="Machine")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, how long it takes, and stop.")
-    ] = False,
+    method: Method = "lora",
+    images: Images = None,
+    rank: Rank = None,
+    targets: Targets = None,
+    text_rank: TextRank = None,
+    word: Word = None,
+    vectors: Vectors = None,
+    lr: Rate = None,
+    batch: Batch = None,
+    replay: Replay = None,
+    prompts: Prompts = None,
+    budget: Budget = None,
+    aspects: Aspects = False,
+    seed: Seed = 0,
+    memory: Memory = None,
+    classes: NewClasses = False,
+    encoder: Encoder = None,
+    task: Tasks = None,
+    size: Size = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, how long it takes.")] = False,
+    checkpointing: Checkpointing = False,
     device: Device = "auto",
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float32, bf16 or fp16.", rich_help_panel="Machine")
-    ] = None,
+    dtype: Precision = None,
     as_json: Json = False,
 ) -> None:
     """Tune a model on your own pictures, within a budget of what it may forget.
 
-    Says what it found, what it chose and how long it will take, then trains; it keeps the best state within the budget,
-    ends by itself when the held-out loss turns, and says what was short. The same command goes on where it stopped.
+    Says what it found, what it chose and how long it will take; keeps the best state within the budget, and says what
+    was short. The same command goes on where a stopped run stands.
     """
     from guided import zoo
-    from guided.tune import Asked, recipe_for
+    from guided.tune import recipe_for
 
-    asked = Asked(
-        images=images,
-        rank=rank,
-        targets=targets,
-        text_rank=text_rank,
-        lr=lr,
-        batch_size=batch,
-        replay=replay,
-        prompts=None if prompts is None else tuple(common.lines_of(prompts)),
-        budget=budget,
-        word=word,
-        vectors=vectors,
-        size=common.size_of(size),
-        classes=classes,
-        encoder=encoder,
-        tasks=None if task is None else tuple(task),
-        seed=seed,
-        precision=None if dtype is None else PRECISIONS[common.dtype_of(dtype)],
-        checkpointing=checkpointing,
-        aspects=aspects,
-    )
     place = common.device_of(device)
     base = zoo.load_model(model)
-    recipe = recipe_for(base, model, data, method, out, asked)
-    limit = None if memory is None else round(memory * 1e9)
-    facts = plan(recipe, base, place, limit)
-    if dry_run:
+    recipe = recipe_for(base, model, data, method, out, asked(context.params))
+    facts = plan(recipe, base, place, None if memory is None else round(memory * 1e9))
+    if dry_run or not as_json:
         _show(facts, as_json)
-        return
-    del base
-    if not as_json:
-        _show(facts, False)
+    if not dry_run:
+        del base
+        _run(recipe, place, device, as_json)
+
+
+def asked(given: Mapping[str, Any]) -> Asked:
+    """What the options ask for, by their names."""
+    from guided.tune import Asked
+
+    same = ["images", "rank", "targets", "text_rank", "lr", "replay", "budget", "word", "vectors", "classes", "encoder"]
+    same += ["seed", "checkpointing", "aspects"]
+    prompts, tasks, dtype = given["prompts"], given["task"], given["dtype"]
+    return Asked(
+        **{name: given[name] for name in same},
+        batch_size=given["batch"],
+        prompts=None if prompts is None else tuple(common.lines_of(prompts)),
+        size=common.size_of(given["size"]),
+        tasks=tuple(tasks) if tasks else None,
+        precision=None if dtype is None else PRECISIONS[common.dtype_of(dtype)],
+    )
+
+
+def _run(recipe: Recipe, place: str, device: str, as_json: bool) -> None:
+    import torch
+
+    from guided.tune import forecast
+
+    begun = time.monotonic()
     last = watched(recipe, place if device != "auto" else "auto", True)
     _ended(recipe, last.model, as_json)
+    minutes, peak = (time.monotonic() - begun) / 60, forecast.peak_memory(torch.device(place))
+    common.say(f"took {minutes:.1f} minutes, {forecast.gigabytes(peak)} at most")
 
 
 def plan(recipe: Recipe, base: Model, device: str, limit: int | None) -> dict[str, Any]:

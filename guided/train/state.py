@@ -64,11 +64,9 @@ class State:
         self.skipped = 0 if applied else self.skipped + 1
         if applied:
             self.applied += 1
+            own = [weight for weight in self.network.parameters() if weight.requires_grad]
             for ema in self.emas:
-                ema.update(
-                    [p for p in self.network.parameters() if p.requires_grad],
-                    self.counter // self.recipe.train.batch_size,
-                )
+                ema.update(own, self.counter // self.recipe.train.batch_size)
         train = self.recipe.train
         if train.early and self.early is None and self.counter >= train.early * train.images:
             self.early = copied(self.emas[0].network.state_dict())

@@ -78,7 +78,7 @@ def forecast(recipe: Recipe, device: torch.device, limit: int | None = None) -> 
     look = _look(job, state, goal, device)
     drawn = _drawing(job, recipe)
     checks = max(1, train.images // train.held_every) + 1
-    peak = max(_peak(device), count.peak(recipe) if device.type == "cpu" else 0)
+    peak = max(peak_memory(device), count.peak(recipe) if device.type == "cpu" else 0)
     made_of = Forecast(each * -(-train.images // train.batch_size), look * checks, drawn, peak, free)
     del job, state, stream
     gc.collect()
@@ -246,7 +246,7 @@ def _reset(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     """The most this process has held since `_reset`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

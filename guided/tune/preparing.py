@@ -52,10 +52,7 @@ def prepare_tuning(
     split = parted(own.records)
     base.to(device)
     base.denoiser.autocast = setup.AUTOCAST.get(recipe.train.precision)
-    replayed = None
-    if tune.replay:
-        place = Path(recipe.out) / replay.FOLDER
-        replayed = replay.stand_in(base, recipe, own) if stand_in else replay.drawn(base, recipe, place)
+    replayed = _replayed(base, recipe, own, stand_in) if tune.replay else None
     source: Source = own if replayed is None else replay.Joined(own, replayed)
     known = None if facts is None else facts["text"]
     tokens = setup.read_texts(recipe, source, device, known) if recipe.data.condition == "text" else None
@@ -93,6 +90,12 @@ def prepare_tuning(
     config = model.denoiser.network.config
     made = source, pictures, split, conditions, samples, law, denoiser, config, setup.fingerprint(own.records)
     return Job(recipe, *made, translation, None, tuning)  # type: ignore[arg-type]
+
+
+def _replayed(base: Model, recipe: Recipe, own: Source, stand_in: bool) -> Source:
+    if stand_in:
+        return replay.stand_in(base, recipe, own)
+    return replay.drawn(base, recipe, Path(recipe.out) / replay.FOLDER)
 
 
 def opened(tune: Tune, facts: Mapping[str, Any] | None) -> Model:

@@ -23,8 +23,8 @@ TRAIN = [
     Fault(
         "EMA restarts after a resume",
         "guided/train/state.py",
-        "ema.network.load_state_dict(tensors[ema.name])",
-        "ema.name",
+        "*((ema.network, ema.name) for ema in self.emas)",
+        "",
         f"{T}/test_run.py::test_a_signal_saves_and_stops",
     ),
     Fault(

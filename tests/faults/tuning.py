@@ -51,7 +51,7 @@ TUNING = [
     Fault(
         "a calibrated path before the caller's solver",
         "guided/model/request.py",
-        'if found is not None and request.solver in (None, found["solver"]):',
+        'if found is not None and (own or request.solver in (None, found["solver"])):',
         "if found is not None:",
         f"{T}/test_model.py::test_the_callers_choice_and_other_settings_go_before_it",
     ),
