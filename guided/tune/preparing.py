@@ -17,6 +17,7 @@ from guided.denoiser import Denoiser
 from guided.frames import DDPM, Framed
 from guided.model import Model
 from guided.model.autoencoder import AutoencoderKL
+from guided.model.conditioning import LazyEncoder
 from guided.train import setup
 from guided.train.batch import Drawn, Samples, values
 from guided.train.levels import Law, LogNormal, Trained
@@ -75,6 +76,7 @@ def prepare_tuning(
     looks = recipe.data.flip, recipe.data.crop
     samples = Samples(shown, order, split.train, conditions, law, recipe.seed, drop, *looks, translation)
     denoiser = model.denoiser.to(device)
+    rest(model, device, trained.reader is not None)
     tuning = Tuned(
         recipe=recipe,
         model_in_training=model,
@@ -90,6 +92,17 @@ def prepare_tuning(
     config = model.denoiser.network.config
     made = source, pictures, split, conditions, samples, law, denoiser, config, setup.fingerprint(own.records)
     return Job(recipe, *made, translation, None, tuning)  # type: ignore[arg-type]
+
+
+def rest(model: Model, device: torch.device, reads: bool) -> None:
+    """On a GPU, leave its memory to what is trained: the autoencoder and encoders that are done wait on the CPU."""
+    if device.type != "cuda":
+        return
+    if isinstance(model.codec, AutoencoderKL):
+        model.codec.to("cpu")
+    if not reads:
+        lazy = {name: e for name, e in model.encoders.items() if isinstance(e, LazyEncoder)}
+        model.encoders |= {name: encoder.to("cpu") for name, encoder in lazy.items()}
 
 
 def _replayed(base: Model, recipe: Recipe, own: Source, stand_in: bool) -> Source:
