@@ -171,6 +171,7 @@ def _weighs(base: Model) -> int:
 
     source = base.source or ""
     place = zoo.shipped(source) if source in zoo.SHIPPED else pathlib.Path(source)
+    place = place / "model" if (place / "model" / "card.json").is_file() else place  # a run holds more than its model
     files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()] if source else []
     return sum(file.stat().st_size for file in files) or 4 * _parameters(base)
 

@@ -257,3 +257,20 @@ def test_pictures_may_keep_their_shapes(words_base: pathlib.Path, tmp_path: path
     shapes = [tuple(job.samples.__getitems__(list(range(at, at + 4))).x0.shape[2:]) for at in range(0, 96, 4)]
     assert {(16, 16), (22, 10), (10, 22)} <= set(shapes) or len(set(shapes)) == 3
     assert list(guided.fit(recipe, device="cpu"))[-1].model is not None
+
+
+def test_an_adapter_is_small_against_its_base_also_within_a_run(
+    words_base: pathlib.Path, captioned: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    import shutil
+
+    shutil.copytree(words_base, tmp_path / "run" / "model")
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "checkpoints" / "large").write_bytes(bytes(10_000_000))
+    ranks = []
+    for base in (words_base, tmp_path / "run"):
+        recipe = recipe_for(zoo.load_model(base), str(base), captioned, "lora", tmp_path / "out")
+        ranks.append(recipe.tune.rank)  # type: ignore[union-attr]
+    assert ranks[0] == ranks[1]
+    shipped = recipe_for(zoo.load_model("emoji"), "emoji", captioned, "lora", tmp_path / "out")
+    assert shipped.tune is not None and shipped.tune.rank in (4, 8)
