@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,6 +34,10 @@ class Tuning(Protocol):
 
     def read(self, batch: Batch) -> Cond:
         """The condition of a batch, with a graph where the encoder of texts is trained."""
+        ...
+
+    def now(self, job: Job, rows: Sequence[int]) -> Cond:
+        """The condition of some records as the encoder of texts reads them by now."""
         ...
 
     def target(self, batch: Batch, denoiser: Denoiser) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -46,10 +47,17 @@ class HeldOut:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        rows = job.held
+        rows = self._sound(job)
         self.rows = [rows[at * len(rows) // PICTURES] for at in range(PICTURES)] if len(rows) > PICTURES else list(rows)
         u = (torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS
         self.sigmas = job.law.quantile(u).tolist()
+
+    @staticmethod
+    def _sound(job: Job) -> Sequence[int]:
+        """What was kept out; a run that tunes is judged by its own pictures where none of that can be read."""
+        if job.tuning is None or any(readable(job, row) is not None for row in job.held):
+            return job.held
+        return job.split.train
 
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser | NoisyClassifier, objective: Objective) -> dict[str, float]:
@@ -62,7 +70,8 @@ class HeldOut:
         found = [pair for pair in found for _ in range(draws)]
         x0 = values(torch.stack([picture for _, picture in found]).to(weights.device), weights.dtype)
         rows = [row for row, _ in found]
-        cond = self.job.shown(rows, x0, self.job.conditions(rows)).to(weights.device, weights.dtype)
+        said = self.job.conditions(rows) if self.job.tuning is None else self.job.tuning.now(self.job, rows)
+        cond = self.job.shown(rows, x0, said).to(weights.device, weights.dtype)
         seeds = [self.job.recipe.seed + row + (at % draws << 20) for at, row in enumerate(rows)]
         noise = Noise(seeds, "held")(0, x0.shape[1:]).to(weights)
         out: dict[str, float] = {}

@@ -16,6 +16,7 @@ from guided.noise import Noise
 from guided.train.loss import Objective
 
 STRONGEST = 4.0
+"""The most that a replayed picture counts; see `pull`."""
 FLAT = 0.01
 """A loss that falls by a smaller share over the last third of a run stands still."""
 
@@ -32,13 +33,14 @@ class Forgotten:
 class Watched:
     """Pictures x0 (B, C, H, W) that the base drew, which no update sees, at fixed noise levels with fixed noise.
 
-    base_cond: their condition as the base takes it, where that is another.
+    rows: which records they are. base_cond: their condition as the base takes it, where that is another.
     """
 
     x0: Tensor
     cond: Cond
     sigmas: Sequence[float]
     seeds: Sequence[int]
+    rows: Sequence[int] = ()
     base_cond: Cond | None = None
     _known: list[tuple[Tensor, float]] = field(default_factory=list)
 
@@ -54,10 +56,14 @@ class Watched:
         return bool(self._known)
 
     @torch.no_grad()
-    def __call__(self, denoiser: Denoiser, objective: Objective) -> Forgotten:
-        """What another denoiser lost of it; `moved` is the mean weighted square of the change, over the base's loss."""
+    def __call__(self, denoiser: Denoiser, objective: Objective, cond: Cond | None = None) -> Forgotten:
+        """What another denoiser lost of it; `moved` is the mean weighted square of the change, over the base's loss.
+
+        cond: their condition as this denoiser is told it by now, where that changes.
+        """
+        cond = self.cond if cond is None else cond
         now, before, moved = [], [], []
-        for (said, heard), (known, loss) in zip(self._looks(denoiser, objective, self.cond), self._known, strict=True):
+        for (said, heard), (known, loss) in zip(self._looks(denoiser, objective, cond), self._known, strict=True):
             now.append(heard(said))
             moved.append(heard(said, known))
             before.append(loss)
@@ -97,11 +103,6 @@ def pull(checks: Sequence[dict[str, Any]], budget: float | None) -> float:
     return strength
 
 
-def better(check: dict[str, Any], best: dict[str, Any] | None, budget: float | None) -> bool:
-    """Whether a state is to be kept: within the budget the lowest held-out loss, beyond it the least forgotten."""
-    return best is None or _rank(check, budget) < _rank(best, budget)
-
-
 def _rank(check: dict[str, Any], budget: float | None) -> tuple[bool, float]:
     rise = check.get("forgotten")
     beyond = budget is not None and rise is not None and rise > budget
@@ -109,7 +110,7 @@ def _rank(check: dict[str, Any], budget: float | None) -> tuple[bool, float]:
 
 
 def best_of(checks: Sequence[dict[str, Any]], budget: float | None) -> dict[str, Any] | None:
-    """The best of all checks so far, the first of equals."""
+    """The first best check: within the budget that of the lowest held-out loss, beyond it the least forgotten."""
     return min(checks, key=lambda check: _rank(check, budget), default=None)
 
 

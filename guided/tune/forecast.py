@@ -169,7 +169,8 @@ def _saved(job: Job, device: torch.device, count: int) -> int:
     batch = job.samples.__getitems__(list(range(count))).to(device, torch.promote_types(like.dtype, torch.float32))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         goal = objective(job.recipe, job.denoiser.parametrization)
-        loss = goal(job.denoiser, batch.x0, batch.noise, batch.sigma, batch.cond).sum()
+        cond = batch.cond if job.tuning is None else job.tuning.read(batch)
+        loss = goal(job.denoiser, batch.x0, batch.noise, batch.sigma, cond).sum()
     del loss
     return sum(seen.values())
 

@@ -107,8 +107,8 @@ def headed(base: Model, recipe: Recipe, own: Source, tokens: text.TokenCache | N
         return base
     if base.card.get("edge") is not None and (changes or another):
         raise ValueError(
-            f"{base.name}: a change of head is for models in guided's own form; this one came from "
-            f"{base.card['edge'] and 'a published pipeline'}, whose head its own format fixes"
+            f"{base.name}: a change of head is for models in guided's own form; this one came from a published "
+            "pipeline, whose head its own format fixes"
         )
     made = changed(network, changes, another) if changes or another else network
     if base.card.get("edge") is not None:

@@ -201,4 +201,4 @@ def _watched(
     x0 = values(torch.stack([pictures[row] for row in rows]), torch.float32)
     own, of_base = conditions
     base_cond = None if of_base is None else of_base(rows)
-    return Watched(x0, own(rows), law.quantile(u).tolist(), [recipe.seed + row for row in rows], base_cond)
+    return Watched(x0, own(rows), law.quantile(u).tolist(), [recipe.seed + row for row in rows], rows, base_cond)

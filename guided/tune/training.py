@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch import nn
 from guided.cond import Cond
 from guided.denoiser import Denoiser
 from guided.model import Model
-from guided.train.batch import Batch
 from guided.train.recipe import Recipe
 from guided.tune.tuned import Quiet
 
@@ -28,7 +27,7 @@ class Chosen:
     adapter: bool
     quiet: Quiet | None = None
     extras: Mapping[str, nn.Module] = field(default_factory=dict)
-    reader: Callable[[Batch], Cond] | None = None
+    reader: Reader | None = None
 
 
 def chosen(model: Model, recipe: Recipe, changed: bool) -> Chosen:
@@ -53,7 +52,9 @@ def chosen(model: Model, recipe: Recipe, changed: bool) -> Chosen:
         adapters.fresh_words(encoder, {tune.word: tune.vectors}, seed=recipe.seed)
         return Chosen(True, None, adapters.towers(encoder), Reader(encoder, model.denoiser.accepts))
     dora = tune.method == "dora"
-    adapters.fresh(network, tune.rank, tune.alpha, tune.targets, dora, recipe.seed)
+    made = adapters.fresh(network, tune.rank, tune.alpha, tune.targets, dora, recipe.seed)
+    for weight in made.values():  # whatever the frozen weights lie in
+        weight.data = weight.data.float()
     if not tune.text_rank:
         return Chosen(True, silenced)
     if encoder is None:
@@ -69,13 +70,12 @@ class Reader:
     encoder: Any
     accepts: frozenset[str]
 
-    def __call__(self, batch: Batch) -> Cond:
+    def __call__(self, captions: Sequence[str | None]) -> Cond:
         from guided.tune import adapters
 
-        read = adapters.live(self.encoder, [caption or "" for caption in batch.captions])
+        read = adapters.live(self.encoder, [caption or "" for caption in captions])
         cond = Cond(tokens=read.tokens, mask=read.mask, vector=read.vector).only(self.accepts)
-        missing = torch.tensor([caption is None for caption in batch.captions])
-        return cond.drop(missing).to(batch.x0.device, batch.x0.dtype)
+        return cond.drop(torch.tensor([caption is None for caption in captions]))
 
 
 @contextlib.contextmanager

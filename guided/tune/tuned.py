@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,18 @@ class Tuned:
     watched: Watched | None
     adapter: bool
     extras: Mapping[str, nn.Module] = field(default_factory=dict)
-    reader: Callable[[Batch], Cond] | None = None
+    reader: Callable[[Sequence[str | None]], Cond] | None = None
     conditions: Conditions | None = None
 
     def read(self, batch: Batch) -> Cond:
-        return batch.cond if self.reader is None else self.reader(batch)
+        if self.reader is None:
+            return batch.cond
+        return self.reader(batch.captions).to(batch.x0.device, batch.x0.dtype)
+
+    def now(self, job: Job, rows: Sequence[int]) -> Cond:
+        if self.reader is None:
+            return job.conditions(rows)
+        return self.reader([job.conditions.captions[row] for row in rows])
 
     @torch.no_grad()
     def target(self, batch: Batch, denoiser: Denoiser) -> Tensor | None:
@@ -86,11 +93,11 @@ class Tuned:
             if not self.watched.learnt:
                 with self.quiet(state.denoiser) as base:  # type: ignore[arg-type]
                     self.watched.learn(base, objective)
-            lost = self.watched(denoiser, objective)
+            lost = self.watched(denoiser, objective, self.now(job, self.watched.rows))
             found |= {"forgotten": lost.rise, "moved": lost.moved}
-        if budget.better(found, budget.best_of(state.checks, limit), limit):
-            state.best = state.averaged()
         state.checks.append(dict(sorted(found.items())))  # in the order that a checkpoint gives back
+        if budget.best_of(state.checks, limit) is state.checks[-1]:
+            state.best = state.averaged()
         state.ended = budget.ending(state.checks, limit, self.recipe.tune.patience)
         said = f"; forgotten {found['forgotten']:+.1%}" if "forgotten" in found else ""
         told = f"{state.counter} images: held-out loss {found['held_out']:.4g}{said}"

@@ -274,3 +274,42 @@ def test_an_adapter_is_small_against_its_base_also_within_a_run(
     assert ranks[0] == ranks[1]
     shipped = recipe_for(zoo.load_model("emoji"), "emoji", captioned, "lora", tmp_path / "out")
     assert shipped.tune is not None and shipped.tune.rank in (4, 8)
+
+
+@pytest.mark.parametrize("method", ["textual-inversion", "lora"])
+def test_what_is_learnt_of_words_is_judged_with_the_words(
+    method: str, words_base: pathlib.Path, captioned: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    from guided.train import setup
+    from guided.train.loss import objective
+    from guided.train.watch import HeldOut
+
+    base = zoo.load_model(words_base)
+    asked = Asked(images=48, word="zwx", text_rank=2)
+    recipe = recipe_for(base, str(words_base), captioned, method, tmp_path / "run", asked, {"tune.replayed": 8})
+    job = setup.prepare(recipe, torch.device("cpu"))
+    goal, look = objective(recipe, job.denoiser.parametrization), HeldOut(job)
+    before = look(job.denoiser, goal)["mean"]
+    with torch.no_grad():
+        for tower in job.tuning.extras.values():  # type: ignore[union-attr]
+            for weight in tower.parameters():
+                if weight.requires_grad:
+                    weight.add_(torch.linspace(-1, 1, weight.numel()).view_as(weight))  # no norm takes it away
+    assert look(job.denoiser, goal)["mean"] != before
+
+
+def test_three_pictures_are_judged_by_themselves(words_base: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    few = pictures(tmp_path / "few", 3)
+    last = run(words_base, few, tmp_path / "run", "lora", images=16)[-1]
+    tuned = last.model.card["tuned"]  # type: ignore[union-attr]
+    assert tuned["kept_out"] == 0 and tuned["checks"][-1]["held_out"] > 0
+
+
+def test_frozen_weights_may_lie_in_half_precision_but_not_what_is_trained(
+    words_base: pathlib.Path, captioned: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    changes = {"tune.frozen": "bf16", "train.precision": "bf16"}
+    last = run(words_base, captioned, tmp_path / "run", "lora", images=16, changes=changes)[-1]
+    network = last.model.denoiser.network  # type: ignore[union-attr]
+    kinds = {weight.requires_grad: weight.dtype for weight in network.parameters()}
+    assert kinds == {True: torch.float32, False: torch.bfloat16}
