@@ -7,7 +7,6 @@ output: D = c_skip x + c_out F(c_in x, c_noise).
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -168,34 +167,52 @@ class Denoiser(nn.Module):
 
     def together(self, x: Tensor, sigma: Tensor, conds: Sequence[Cond]) -> tuple[Tensor, ...]:
         """The estimates of x (B, *) under each of several conditions, as calls one by one would give them."""
-        sigma = sigma.to(device=x.device, dtype=torch.float64).expand(len(x))
-        skip, out, _, _ = (spread(c, x) for c in self.parametrization.coefficients(sigma))
-        kept = skip * x
-        return tuple(kept + out * self._meant(found) for found in self._outputs(x, sigma, conds))
+        numbers, found = self._outputs(x, sigma, conds)
+        found = self._meant(found)
+        if len(conds) > 1:
+            found = found.unflatten(0, (len(conds), x.shape[0]))
+        D = numbers.applied(x, found)
+        return D.unbind() if len(conds) > 1 else (D,)
 
     def _meant(self, found: Tensor) -> Tensor:
         """The part of the network's output that the parametrisation is about."""
         return found
 
-    def _outputs(self, x: Tensor, sigma: Tensor, conds: Sequence[Cond]) -> tuple[Tensor, ...]:
-        """What the network returns at sigma (B,) under each condition, in x's dtype."""
-        scale = spread(self.parametrization.coefficients(sigma).scale, x)
-        noise = self.parametrization.coefficients(sigma.clamp(self.lo, self.hi)).noise
-        weights = next(self.network.parameters(), x)
-        shown = [self._shown(x, cond) for cond in conds]
+    def _outputs(self, x: Tensor, sigma: Tensor, conds: Sequence[Cond]) -> tuple[Numbers, Tensor]:
+        """The coefficients at sigma, and the network's outputs under k conditions, (k B, ...), in x's dtype."""
+        held = self, self.network, self.edge, reuse.levels(), *conds
+        given = reuse.once(("given", x.shape, x.dtype, x.device), held, lambda: self._given(x, conds))
+        numbers = given.numbers.get(sigma.item()) if alone(sigma) else None
+        numbers = numbers or numbers_at(self.parametrization, x, sigma, self.lo, self.hi)
         with _autocast(x.device, self.autocast):
-            seen, noise = (scale * x).to(weights.dtype), noise.to(_exact(weights))
-            return _under(self.network, seen, noise, shown, x.dtype)
+            # bfloat16 has 8 bits and knows no timestep 999: the level is told in float32 at least.
+            seen, noise = (numbers.scale * x).to(given.dtype), numbers.noise.to(given.exact)
+            if given.repeat > 1:
+                seen, noise = torch.cat([seen] * given.repeat), torch.cat([noise] * given.repeat)
+            return numbers, self.network(seen, noise, *given.conds).to(x.dtype)
 
-    def _shown(self, x: Tensor, cond: Cond) -> Cond:
-        """What the network is given of a condition."""
-        edge = self.edge
+    def _given(self, x: Tensor, conds: Sequence[Cond]) -> Given:
+        """What the network is given under these conditions, at any level."""
+        seen = [cond.only(self.accepts) for cond in conds]
+        shown = seen if self.edge is None else [self.edge(x, cond) for cond in seen]
+        repeat = 1 if getattr(self.network, "takes_several", False) else len(shown)
+        if repeat > 1:
+            shown = [Cond.cat(shown, [len(x)] * repeat)]
+        dtype = next(self.network.parameters(), x).dtype
+        levels = reuse.levels()
+        known = {} if levels is None else _numbers(self.parametrization, levels, self.lo, self.hi, x)
+        return Given(tuple(shown), repeat, dtype, torch.promote_types(dtype, torch.float32), known)
 
-        def make() -> Cond:
-            seen = cond.only(self.accepts)
-            return seen if edge is None else edge(x, seen)
 
-        return reuse.once(("shown", x.shape, x.dtype), (self.network, edge, cond), make)
+class Given(NamedTuple):
+    """What a network is given: conditions, how often x is repeated for them, dtypes of x and of the level, and what
+    follows from the levels of the run."""
+
+    conds: tuple[Cond, ...]
+    repeat: int
+    dtype: torch.dtype
+    exact: torch.dtype
+    numbers: dict[float, Numbers]
 
 
 class Around(Denoiser):
@@ -233,7 +250,7 @@ class LearnedVariance(Denoiser):
     def std(self, x: Tensor, sigma: Tensor, level: Tensor, cond: Cond) -> Tensor:
         """The std (B, *) of x at `level`, () or (B,) and above 0, given x (B, *) at the higher sigma."""
         sigma, level = (s.to(device=x.device, dtype=torch.float64).expand(len(x)) for s in (sigma, level))
-        share = (self._outputs(x, sigma, (cond,))[0].chunk(2, 1)[1] + 1) / 2
+        share = (self._outputs(x, sigma, (cond,))[1].chunk(2, 1)[1] + 1) / 2
         # In the variance-preserving frame: beta = 1 - abar / abar', and beta (1 - abar') / (1 - abar), the posterior's.
         high = ((sigma**2 - level**2) / (1 + sigma**2)).log()
         low = high + (level**2 * (1 + sigma**2) / (sigma**2 * (1 + level**2))).log()
@@ -241,26 +258,55 @@ class LearnedVariance(Denoiser):
         return (0.5 * (log_variance + spread(torch.log1p(level**2), x))).exp()
 
 
+class Numbers(NamedTuple):
+    """Coefficients as they multiply x (B, *): numbers where all images are at one level; noise is (B,)."""
+
+    skip: float | Tensor
+    out: float | Tensor
+    scale: float | Tensor
+    noise: Tensor
+
+    def applied(self, x: Tensor, found: Tensor) -> Tensor:
+        """skip * x + out * found, x (B, *), found (B, *) or (k, B, *)."""
+        if isinstance(self.out, Tensor):
+            return self.skip * x + self.out * found
+        return torch.add(self.skip * x, found, alpha=self.out)
+
+
+def alone(sigma: Tensor) -> bool:
+    """Whether sigma is one level for all images whose value can be had without waiting for a device."""
+    return sigma.ndim == 0 and sigma.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def numbers_at(parametrization: Parametrization, x: Tensor, sigma: Tensor, lo: float, hi: float) -> Numbers:
+    """The coefficients at sigma, () or (B,), for x; the network is shown sigma clamped to [lo, hi]."""
+    if alone(sigma):
+        return _numbers(parametrization, sigma[None], lo, hi, x)[sigma.item()]
+    sigma = sigma.to(device=x.device, dtype=torch.float64).expand(len(x))
+    skip, out, scale, _ = (spread(c, x) for c in parametrization.coefficients(sigma))
+    return Numbers(skip, out, scale, parametrization.coefficients(sigma.clamp(lo, hi)).noise)
+
+
+def _numbers(parametrization: Parametrization, levels: Tensor, lo: float, hi: float, x: Tensor) -> dict[float, Numbers]:
+    """The coefficients at all these levels (L,) above 0, by level."""
+    names, levels = levels.tolist(), levels.double()
+    skip, out, scale, _ = (c.tolist() for c in parametrization.coefficients(levels))
+    noise = rows(parametrization.coefficients(levels.clamp(lo, hi)).noise.to(x.device)[:, None].expand(-1, len(x)))
+    return {level: Numbers(*found) for level, *found in zip(names, skip, out, scale, noise, strict=True)}
+
+
+def rows(values: Tensor) -> list[Tensor]:
+    """values[0], values[1], ...: `unbind`, whose time grows with the square of their number, piece by piece."""
+    return [row for part in values.split(64) for row in part.unbind()]
+
+
 def one_below_the_other(denoise: Denoise, x: Tensor, sigma: Tensor, conds: Sequence[Cond]) -> tuple[Tensor, ...]:
     """The estimates of x under each condition by one call, of x as many times."""
     if len(conds) == 1:
         return (denoise(x, sigma, conds[0]),)
     levels = sigma if sigma.ndim == 0 else torch.cat([sigma] * len(conds))
-    return torch.split(denoise(torch.cat([x] * len(conds)), levels, _joined(x, conds)), len(x))
-
-
-def _joined(x: Tensor, conds: Sequence[Cond]) -> Cond:
-    return reuse.once(("joined", len(x)), tuple(conds), lambda: Cond.cat(conds, [len(x)] * len(conds)))
-
-
-def _under(
-    network: nn.Module, seen: Tensor, noise: Tensor, conds: Sequence[Cond], dtype: torch.dtype
-) -> tuple[Tensor, ...]:
-    """The network's outputs under each condition: one call, or what it may share where it takes several."""
-    if len(conds) == 1 or getattr(network, "takes_several", False):
-        return torch.split(network(seen, noise, *conds).to(dtype), len(seen))
-    found = network(torch.cat([seen] * len(conds)), torch.cat([noise] * len(conds)), _joined(seen, conds))
-    return torch.split(found.to(dtype), len(seen))
+    joined = reuse.once(("joined", len(x)), tuple(conds), lambda: Cond.cat(conds, [len(x)] * len(conds)))
+    return torch.split(denoise(torch.cat([x] * len(conds)), levels, joined), len(x))
 
 
 def place_among(log_levels: Tensor, sigma: Tensor) -> Tensor:
@@ -276,16 +322,23 @@ def _accepted(network: nn.Module) -> frozenset[str]:
     return frozenset(getattr(network, "accepts", FIELDS))
 
 
-def _exact(weights: Tensor) -> torch.dtype:
-    # bfloat16 has 8 bits: it knows no timestep 999.
-    return torch.promote_types(weights.dtype, torch.float32)
-
-
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
     return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
-class FromVP(nn.Module):
+@dataclass(frozen=True, eq=False)
+class Discrete:
+    """A parametrisation whose network is shown the index of the noise level among rising levels, given as ln sigma."""
+
+    log_levels: Tensor
+    predicts: Eps | V
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        found = self.predicts.coefficients(sigma)
+        return found._replace(noise=place_among(self.log_levels.to(sigma.device), sigma))
+
+
+class FromVP(Denoiser):
     """A network trained on discrete-time variance-preserving noise (DDPM, Stable Diffusion), as a `Denoise`.
 
     network(z, t, cond): z = sqrt(abar_t) x0 + sqrt(1 - abar_t) n, t (B,) float. alphas_bar: (T,), falling from near 1.
@@ -296,39 +349,18 @@ class FromVP(nn.Module):
     def __init__(
         self, network: nn.Module, alphas_bar: Tensor | Sequence[float], parametrization: Eps | V | None = None
     ) -> None:
-        super().__init__()
         abar = torch.as_tensor(alphas_bar, dtype=torch.float64)
         if abar.ndim != 1 or len(abar) < 2 or not bool(((abar > 0) & (abar < 1)).all() and (abar.diff() < 0).all()):
             raise ValueError("alphas_bar must be a 1-D list that falls strictly within (0, 1)")
-        self.network = network
-        self.parametrization = parametrization or Eps()
-        self.log_sigmas: Tensor
-        self.register_buffer("log_sigmas", 0.5 * (1 / abar - 1).log(), persistent=False)
-        self.lo, self.hi = (float(self.log_sigmas[i].exp()) for i in (0, -1))
-        self.autocast: torch.dtype | None = None
+        self._made_with = abar, parametrization
+        logs = 0.5 * (1 / abar - 1).log()
+        super().__init__(network, Discrete(logs, parametrization or Eps()), *logs[[0, -1]].exp().tolist())
 
-    @property
-    def accepts(self) -> frozenset[str]:
-        """The fields of `Cond` that the network can see."""
-        return _accepted(self.network)
+    def with_network(self, network: nn.Module) -> Self:
+        made = type(self)(network, *self._made_with)
+        made.autocast, made.edge = self.autocast, self.edge
+        return made
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """The (fractional) index of sigma among the trained noise levels, clamped to them; float64."""
-        return place_among(self.log_sigmas, sigma)
-
-    def forward(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
-        return self.together(x, sigma, (cond,))[0]
-
-    def together(self, x: Tensor, sigma: Tensor, conds: Sequence[Cond]) -> tuple[Tensor, ...]:
-        """The estimates of x (B, *) under each of several conditions, as calls one by one would give them."""
-        sigma = sigma.to(device=x.device, dtype=torch.float64).expand(len(x))
-        skip, out, scale, _ = (spread(c, x) for c in self.parametrization.coefficients(sigma))
-        weights = next(self.network.parameters(), x)
-        shown = [
-            reuse.once("shown", (self.network, cond), functools.partial(cond.only, self.accepts)) for cond in conds
-        ]
-        with _autocast(x.device, self.autocast):
-            seen, t = (scale * x).to(weights.dtype), self.timestep(sigma).to(_exact(weights))
-            outputs = _under(self.network, seen, t, shown, x.dtype)
-        kept = skip * x
-        return tuple(kept + out * found for found in outputs)
+        return self.parametrization.coefficients(sigma).noise

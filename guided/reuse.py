@@ -7,12 +7,12 @@ never be stale, and networks at work in other threads never see it. Outside a ru
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -32,6 +32,7 @@ class _Here(threading.local):
     # As in `guided.perturbation`: torch.compile cannot trace a ContextVar.
     def __init__(self) -> None:
         self.run: Run | None = None
+        self.levels: Tensor | None = None
 
 
 _here = _Here()
@@ -42,22 +43,29 @@ def current() -> Run | None:
     return _here.run
 
 
-@contextlib.contextmanager
-def within(run: Run | None) -> Iterator[None]:
-    """Evaluations in this block, in this thread, belong to the run; None: to none."""
-    before = _here.run
-    _here.run = run
-    try:
-        yield
-    finally:
-        _here.run = before
+def levels() -> Tensor | None:
+    """The noise levels at which the run evaluates, as far as they are known beforehand: its path."""
+    return _here.levels
 
 
-@contextlib.contextmanager
-def running() -> Iterator[None]:
+class within:
+    """Evaluations in this block, in this thread, belong to the run (None: to none), at the levels of its path."""
+
+    # A class, not a generator: a step of a solver enters it, and the block of a generator costs as much as a sum.
+    def __init__(self, run: Run | None, levels: Tensor | None = None) -> None:
+        self.inside = run, levels
+
+    def __enter__(self) -> None:
+        self.before = _here.run, _here.levels
+        _here.run, _here.levels = self.inside
+
+    def __exit__(self, *_: object) -> None:
+        _here.run, _here.levels = self.before
+
+
+def running() -> within:
     """Evaluations in this block, in this thread, belong to one run: the one at work, or a new one."""
-    with within(_here.run or Run()):
-        yield
+    return within(_here.run or Run(), _here.levels)
 
 
 def once(kind: Hashable, held: tuple[object, ...], work: Callable[[], T], lasting: bool = False) -> T:

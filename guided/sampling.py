@@ -11,10 +11,11 @@ from torch import Tensor
 
 from guided import reuse, solvers
 from guided.cond import Cond
-from guided.denoiser import Denoise, spread
+from guided.denoiser import Denoise, rows, spread
 from guided.solvers import Solver
 
 NoiseSource = Callable[[int, Sequence[int]], Tensor]
+Evaluate = Callable[[Tensor, Tensor, Cond, Tensor | None, Any], tuple[Tensor, Any]]
 LearnedStd = Callable[[Tensor, Tensor, Tensor, Cond], Tensor]
 """What a denoiser may offer as `std`: (x, sigma, level, cond) -> (B, *), the std of x at `level` given x at sigma.
 
@@ -34,17 +35,17 @@ class Stateful(Protocol):
 class _Step:
     """The denoiser as one solver step sees it: the first evaluation updates the state, later ones see the same."""
 
-    def __init__(self, denoise: Denoise, next_sigma: Tensor, state: Any) -> None:
-        self.denoise, self.next_sigma, self.before = denoise, next_sigma, state
-        self.state, self.D = state, None
+    __slots__ = ("D", "before", "denoise", "evaluate", "next_sigma", "state")
 
-    state: Any
-    D: Tensor | None
+    def __init__(self, denoise: Denoise, evaluate: Evaluate | None, next_sigma: Tensor, state: Any) -> None:
+        self.denoise, self.evaluate, self.next_sigma = denoise, evaluate, next_sigma
+        self.before = self.state = state
+        self.D: Tensor | None = None
 
     def __call__(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         first = self.D is None
-        if isinstance(self.denoise, Stateful):
-            found, state = self.denoise.evaluate(x, sigma, cond, self.next_sigma if first else None, self.before)
+        if self.evaluate is not None:
+            found, state = self.evaluate(x, sigma, cond, self.next_sigma if first else None, self.before)
             self.state = state if first else self.state
         else:
             found = self.denoise(x, sigma, cond)
@@ -52,7 +53,6 @@ class _Step:
         return found
 
 
-@torch.no_grad()
 def trajectory(
     denoise: Denoise,
     x: Tensor,
@@ -83,24 +83,31 @@ def trajectory(
     step = solvers.default(path) if solver is None else solvers.by_name(solver) if isinstance(solver, str) else solver
     cond = cond if cond is not None else Cond()
     memory, state, lowest, D, deviation = None, None, math.inf, None, None
-    run = reuse.current() or reuse.Run()
+    evaluate = denoise.evaluate if isinstance(denoise, Stateful) else None
+    run, quiet = reuse.within(reuse.current() or reuse.Run(), path[path > 0]), torch.no_grad()
+    # Every move looks at levels as numbers, and hands them on as tensors: both are made once.
+    numbers, sigmas = path.tolist(), rows(path)
     for move in range(start, len(path) - 1):
-        here, there = path[move], path[move + 1]
-        if there > here:
-            assert noise is not None
-            fresh = spread(torch.sqrt(there**2 - here**2), x) if deviation is None else deviation
-            x, deviation = x + fresh * noise(move + 1, x.shape[1:]).to(x), None
-        elif there < here:
-            if here >= lowest:
-                state = None
-            after = path[move + 2] if move + 2 < len(path) else there
-            call, posterior = _Step(denoise, there, state), std if _is_posterior(path, move) else None
-            walk = solvers.euler if posterior else step
-            with reuse.within(run):
-                deviation = posterior(x, here, after, cond).to(x) if posterior else None
-                x, memory = walk(call, x, here, there, cond, memory, torch.maximum(after, there))
-            state, lowest, D = call.state, float(here), call.D
-        yield float(there), x, D
+        here, there = numbers[move : move + 2]
+        # Entered anew at each move: what is yielded in between belongs to the caller.
+        with quiet, run:
+            if there > here:
+                assert noise is not None
+                rise = sigmas[move + 1] ** 2 - sigmas[move] ** 2
+                fresh = spread(rise.sqrt(), x) if deviation is None else deviation
+                x, deviation = x + fresh * noise(move + 1, x.shape[1:]).to(x), None
+            elif there < here:
+                if here >= lowest:
+                    state = None
+                rises = move + 2 < len(numbers) and numbers[move + 2] > there
+                level = sigmas[move + 2] if rises else sigmas[move + 1]
+                posterior = std if rises and _is_posterior(path, move) else None
+                deviation = posterior(x, sigmas[move], level, cond).to(x) if posterior else None
+                call = _Step(denoise, evaluate, sigmas[move + 1], state)
+                walk = solvers.euler if posterior else step
+                x, memory = walk(call, x, sigmas[move], sigmas[move + 1], cond, memory, level)
+                state, lowest, D = call.state, here, call.D
+        yield there, x, D
 
 
 def _learned_std(denoise: Denoise) -> LearnedStd | None:

@@ -41,6 +41,10 @@ class Cfg(Contrast):
     negative: Cond | None = None
     drop: frozenset[str] = SEMANTIC
 
+    @property
+    def steady(self) -> bool:
+        return isinstance(self.w, int | float)
+
     def linear(self, sigma: Tensor, next_sigma: Tensor | None) -> Linear:
         other = Branch(dropped=self.drop) if self.negative is None else Branch(cond=self.negative)
         return _apart(value(self.w, sigma, next_sigma), other)
@@ -86,6 +90,10 @@ class Between(Contrast):
     weak: Denoise
     w: Weight
 
+    @property
+    def steady(self) -> bool:
+        return isinstance(self.w, int | float)
+
     def linear(self, sigma: Tensor, next_sigma: Tensor | None) -> Linear:
         return _apart(value(self.w, sigma, next_sigma), Branch(denoise=self.weak))
 
@@ -111,6 +119,10 @@ class Nested(Contrast):
     """See `nested`."""
 
     levels: tuple[tuple[Weight, frozenset[str]], ...]
+
+    @property
+    def steady(self) -> bool:
+        return all(isinstance(w, int | float) for w, _ in self.levels)
 
     def linear(self, sigma: Tensor, next_sigma: Tensor | None) -> Linear:
         pairs: Linear = []
@@ -143,6 +155,10 @@ class Compose(Contrast):
     """See `compose`."""
 
     parts: tuple[tuple[Cond, Weight], ...]
+
+    @property
+    def steady(self) -> bool:
+        return all(isinstance(w, int | float) for _, w in self.parts)
 
     def linear(self, sigma: Tensor, next_sigma: Tensor | None) -> Linear:
         rest: float | Tensor = 1.0

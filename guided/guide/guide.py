@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -9,6 +10,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from guided import reuse
 from guided.cond import Cond
 from guided.denoiser import Denoise, spread
 from guided.guide import planner
@@ -72,6 +74,11 @@ class Guide:
         return not self.shaping and all(isinstance(term, Contrast) for term in self.terms)
 
     @property
+    def steady(self) -> bool:
+        """Whether it is a sum of branches whose weights change with the noise level by the gates alone."""
+        return self.linear and all(isinstance(term, Contrast) and term.steady for term in self.terms)
+
+    @property
     def stateful(self) -> bool:
         """Whether the guide carries something from one noise level to the next."""
         return any(shaping.stateful for shaping in self.shaping)
@@ -115,6 +122,8 @@ class Guided:
         self, x: Tensor, sigma: Tensor, cond: Cond, next_sigma: Tensor | None, state: State | None
     ) -> tuple[Tensor, State | None]:
         """D at (x, sigma), for a step to next_sigma where that is known, and the state that the next step wants."""
+        if self._steady and sigma.ndim == 0:
+            return self._sum_of_branches(x, sigma, cond), None
         guide = self.guide
         network, weights = _leaves(self, sigma, next_sigma)
         curves = [(g, c, c.branches(sigma, next_sigma)) for g, c in guide.acting(Curve, sigma)]
@@ -135,7 +144,7 @@ class Guided:
         found = planner.run(network, branches, x, sigma, cond, graph)
         plain = {branch: D.detach() if branch in graph and not recorded else D for branch, D in found.items()}
 
-        total = _sum(weights, plain, x)
+        total = _sum(list(weights.values()), [plain[branch] for branch in weights], x)
         for gate, curve, needed in curves:
             parts = tuple(plain[self._seen(branch)] for branch in needed)
             total = total + factor(gate, x) * curve.change(parts, sigma, next_sigma)
@@ -149,6 +158,28 @@ class Guided:
             put = exact.put(total, sigma)
             total = torch.where(spread(gate, x) > 0, put, total) if isinstance(gate, Tensor) else put
         return total, tuple(memory) if guide.stateful else None
+
+    @functools.cached_property
+    def _steady(self) -> bool:
+        return self.guide.steady and not isinstance(self.denoise, Guided)
+
+    def _sum_of_branches(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        """`evaluate` of a steady guide, whose branches and weights are found once a run for the terms that act."""
+        level = sigma.item()
+        acting = tuple([term.lo < level <= term.hi for term in self.guide.terms])
+        kind = "branches", acting, x.shape[0], x.dtype
+        weights, conds = reuse.once(kind, (self, cond), lambda: self._branches(x, sigma, cond))
+        if conds is None:
+            found = planner.run(self.denoise, weights, x, sigma, cond)
+            return _sum(list(weights.values()), [found[branch] for branch in weights], x)
+        return _sum(list(weights.values()), planner.under(self.denoise, conds, x, sigma), x)
+
+    def _branches(self, x: Tensor, sigma: Tensor, cond: Cond) -> tuple[dict[Branch, Number], tuple[Cond, ...] | None]:
+        """Branches and weights; and their conditions, where one call of the denoiser answers all."""
+        weights = _leaves(self, sigma, None)[1]
+        if any(branch.denoise is not None or branch.perturbation is not None for branch in weights):
+            return weights, None
+        return weights, tuple(branch.of(cond, x) for branch in weights)
 
     def _seen(self, branch: Branch) -> Branch:
         return branch.seen_by(planner.accepted(branch.denoise or self.denoise))
@@ -182,11 +213,14 @@ def _leaves(guided: Guided, sigma: Tensor, next_sigma: Tensor | None) -> tuple[D
     return network, {branch: weight for branch, weight in sums.items() if not is_value(weight, 0.0)}
 
 
-def _sum(weights: Mapping[Branch, Number], found: Mapping[Branch, Tensor], x: Tensor) -> Tensor:
+def _sum(weights: Sequence[Number], found: Sequence[Tensor], x: Tensor) -> Tensor:
+    """The weighted sum of estimates."""
+    if len(weights) == 2 and all(isinstance(w, float) for w in weights) and abs(weights[0] + weights[1] - 1) < 1e-12:
+        return torch.lerp(found[0], found[1], weights[1])
     total = None
-    for branch, weight in weights.items():
+    for weight, D in zip(weights, found, strict=True):
         # A weight of 1 is left out of the product, so that a neutral guide is its base bit for bit.
-        part = found[branch] if is_value(weight, 1.0) else factor(weight, x) * found[branch]
+        part = D if is_value(weight, 1.0) else factor(weight, x) * D
         total = part if total is None else total + part
     return torch.zeros_like(x) if total is None else total
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from guided import reuse
 from guided.cond import FIELDS, SEMANTIC, Cond
-from guided.denoiser import Denoise, Together, one_below_the_other
+from guided.denoiser import Denoise, one_below_the_other
 from guided.perturbation import Perturbation, applied
 
 
@@ -57,7 +57,7 @@ class Branch:
         if self == BASE:
             return cond
         held = cond, self.cond, self.guidance
-        return reuse.once(("branch", self._recipe(), len(x), x.dtype), held, lambda: self._of(cond, x))
+        return reuse.once(("branch", self.dropped, self.guidance is None, len(x)), held, lambda: self._of(cond, x))
 
     def _of(self, cond: Cond, x: Tensor) -> Cond:
         given = cond if self.cond is None else _instead(self.cond, cond, len(x))
@@ -118,15 +118,15 @@ def run(
 
 def _together(network: Denoise, group: list[Branch], x: Tensor, sigma: Tensor, cond: Cond) -> tuple[Tensor, ...]:
     """The estimates of branches that share one call."""
-    conds = [
-        reuse.once(
-            ("branch", branch._recipe(), len(x)), (cond, branch.cond, branch.guidance), lambda b=branch: b.of(cond, x)
-        )
-        for branch in group
-    ]
-    if len(conds) > 1 and isinstance(network, Together):
-        return network.together(x, sigma, conds)
-    return one_below_the_other(network, x, sigma, conds)
+    return under(network, [branch.of(cond, x) for branch in group], x, sigma)
+
+
+def under(network: Denoise, conds: Sequence[Cond], x: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
+    """The estimates of x under each condition, by what the network offers for that."""
+    together = getattr(network, "together", None)
+    if together is None or len(conds) == 1:
+        return one_below_the_other(network, x, sigma, conds)
+    return together(x, sigma, conds)  # type: ignore[no-any-return]
 
 
 def _told(cond: Cond, guidance: float | Tensor | None, x: Tensor) -> Cond:

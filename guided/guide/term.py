@@ -88,6 +88,11 @@ class Term(abc.ABC):
 class Contrast(Term):
     """A sum of branches: the term adds coefficient times branch for each pair."""
 
+    @property
+    def steady(self) -> bool:
+        """Whether these pairs are the same at every noise level, numbers all: then they are found once in a run."""
+        return False
+
     @abc.abstractmethod
     def linear(self, sigma: Tensor, next_sigma: Tensor | None) -> Linear:
         """What the term adds to D at this noise level, as (coefficient, branch) pairs before gating."""

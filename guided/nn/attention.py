@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from guided.nn.attend import Size, attend, attend_changed, attend_copied, of_first_half
 from guided.nn.config import UNetConfig
-from guided.nn.layers import Linear, added, gated, norm_act
+from guided.nn.layers import Linear, added, gated
+from guided.nn.norms import norm_act
 from guided.perturbation import Change, Copied, Perturbation
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -91,8 +92,10 @@ def size_of(h: Tensor) -> Size:
 
 
 def to_picture(x: Tensor, like: Tensor) -> Tensor:
-    """(B, H * W, C) -> (B, C, H, W), H and W as in `like`."""
-    return x.transpose(1, 2).unflatten(2, like.shape[-2:])
+    """(B, H * W, C) -> (B, C, H, W), with H and W and in the layout of `like`."""
+    h = x.transpose(1, 2).unflatten(2, like.shape[-2:])
+    # As it stands it has channels last; one such map among others makes every layer after it copy its weights.
+    return h.contiguous() if like.is_contiguous() else h
 
 
 class SelfAttention(nn.Module):

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from guided.nn.attend import Size
 from guided.nn.attention import Context, attention_blocks, group_norm, widened, zero
 from guided.nn.config import UNetConfig
-from guided.nn.layers import Conv2d, Linear, added, norm_act
+from guided.nn.layers import Conv2d, Linear, added
+from guided.nn.norms import norm_act
 from guided.perturbation import Change
 
 

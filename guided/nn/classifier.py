@@ -10,7 +10,8 @@ from guided.nn.attend import Size, attend
 from guided.nn.attention import group_norm, merge, split, to_sequence
 from guided.nn.blocks import activation
 from guided.nn.config import UNetConfig
-from guided.nn.layers import Conv2d, Linear, norm_act
+from guided.nn.layers import Conv2d, Linear
+from guided.nn.norms import norm_act
 from guided.nn.ports import SpacePort, VectorPort
 from guided.nn.unet import Body, levels, middle, way_down
 

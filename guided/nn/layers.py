@@ -1,18 +1,20 @@
 """The layers of the U-Net: torch's own, which on a CPU without gradients take faster ways to the same numbers.
 
-They hold torch's parameters under torch's names. What follows a layer (a sum, a product, an activation) may be given to
-it, and is then done in the same pass; `added`, `gated` and `norm_act` do so where the layer can, and say it in torch's
-terms where it cannot: under gradients, in a compiler, on other devices, or where something else stands in its place.
+They hold torch's parameters under its names. What follows a layer (a sum, a product) may be given to it, and is then
+done in the same pass; `added` and `gated` do so where the layer can, and say it in torch's terms where it cannot: under
+gradients, in a compiler, on other devices, or where something else stands in its place.
 """
 
 from __future__ import annotations
+
+import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from guided import reuse
-from guided.nn import native, onednn
+from guided.nn import onednn, recompute
 
 
 class Linear(nn.Linear):
@@ -48,30 +50,33 @@ def gated(layer: nn.Module, x: Tensor) -> Tensor:
     found = onednn.gated(x, layer) if type(layer) is Linear else None
     if found is not None:
         return found
-    value, gate = layer(x).chunk(2, -1)
-    return value * F.gelu(gate)  # type: ignore[no-any-return]
+    h = layer(x)
+    if h.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return recompute.known(Gated.apply(h), functools.partial(geglu, h.detach()))
+    return geglu(h)
 
 
-def norm_act(
-    norm: nn.Module, x: Tensor, act: nn.Module | None = None, add: Tensor | None = None, affine: Tensor | None = None
-) -> Tensor:
-    """act(norm(x + add)), or act(norm(x) * (1 + scale) + shift); add (B, C), affine = (scale, shift) (B, 2 C)."""
-    if type(norm) is nn.GroupNorm and (act is None or isinstance(act, nn.SiLU)) and native.usable(x):
-        weight, bias = reuse.once("norm", (norm.weight, norm.bias), lambda: (norm.weight.float(), norm.bias.float()))
-        beside = (None if value is None else value.float() for value in (add, affine))
-        return native.group_norm(x, norm.num_groups, norm.eps, weight, bias, *beside, act is not None)
-    x = x if add is None else x + add[..., None, None]
-    y = norm(x) if affine is None else modulated_norm(norm, x, affine)
-    return y if act is None else act(y)  # type: ignore[no-any-return]
+def geglu(h: Tensor) -> Tensor:
+    """value * gelu(gate), of h = (value, gate)."""
+    value, gate = h.chunk(2, -1)
+    return value * F.gelu(gate)
 
 
-def modulated_norm(norm: nn.GroupNorm, h: Tensor, modulation: Tensor) -> Tensor:
-    """norm(h) * (1 + scale) + shift, for modulation = (scale, shift) of shape (B, 2 C)."""
-    scale, shift = modulation.chunk(2, 1)
-    # With the samples side by side as channels, the norm's own affine map is free to differ between them: this
-    # is one pass over h instead of two, and the second would cost more than the norm.
-    b, c = h.shape[:2]
-    gain = 1 + scale.to(norm.weight.dtype)
-    weight, bias = norm.weight * gain, norm.bias * gain + shift.to(norm.bias.dtype)
-    rows = h.reshape(1, b * c, *h.shape[2:])
-    return torch.group_norm(rows, b * norm.num_groups, weight.flatten(), bias.flatten(), norm.eps).view(h.shape)
+class Gated(torch.autograd.Function):
+    """`geglu` that keeps h alone for the way back: torch would keep gelu(gate) beside it."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor) -> Tensor:
+        ctx.save_for_backward(h)
+        return geglu(h)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        (h,) = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return recompute.gradients(geglu, (h,), dy)[0]  # type: ignore[return-value]
+        value, gate = h.chunk(2, -1)
+        dh = torch.empty_like(h)
+        torch.mul(dy, F.gelu(gate), out=dh[..., : value.shape[-1]])
+        dh[..., value.shape[-1] :] = torch.ops.aten.gelu_backward(dy * value, gate)
+        return dh

@@ -158,6 +158,135 @@ void group_norm(const T* x, T* y, int64_t B, int64_t P, int C, int G, float eps,
   }
 }
 
+// What a group's channel becomes: z = (x + add) * k + s, with k = rstd * weight (1 + gain) and s its shift.
+struct Channel {
+  float mean, rstd, weight, shift;  // of x without add: x's own part of the mean; weight and shift after 1 + gain
+
+  Channel(int c, const float* weights, const float* biases, const float* add, const float* gain, const float* offset,
+          float group_mean, float group_rstd)
+      : mean(group_mean - (add ? add[c] : 0.0f)),
+        rstd(group_rstd),
+        weight(weights[c] * (gain ? 1.0f + gain[c] : 1.0f)),
+        shift(biases[c] * (gain ? 1.0f + gain[c] : 1.0f) + (offset ? offset[c] : 0.0f)) {}
+};
+
+// For training: x is (B, C, P), channels first; a group of an image is one piece of memory.
+template <typename T>
+void train_forward(const T* x, T* y, int64_t B, int64_t P, int C, int G, float eps, const float* weight,
+                   const float* bias, const float* add, const float* gain, const float* offset, int64_t stride,
+                   bool act, float* means, float* rstds, int threads) {
+  int each = C / G;
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t i = 0; i < B * G; ++i) {
+    int64_t b = i / G, g = i % G;
+    const float* more = add ? add + b * stride : nullptr;
+    double mean = 0, spread = 0;
+    std::vector<double> own(each);
+    for (int c = 0; c < each; ++c) {
+      const T* in = x + ((b * C) + g * each + c) * P;
+      float first = load(in, 0);
+      double sum = 0, square = 0;
+      for (int64_t start = 0; start < P; start += 1024) {
+        int64_t end = start + 1024 < P ? start + 1024 : P;
+        float s = 0, q = 0;
+#pragma omp simd reduction(+ : s, q)
+        for (int64_t p = start; p < end; ++p) {
+          float d = load(in, p) - first;
+          s += d;
+          q += d * d;
+        }
+        sum += s;
+        square += q;
+      }
+      own[c] = first + sum / P + (more ? more[g * each + c] : 0.0f);
+      spread += square - sum * sum / P;
+      mean += own[c];
+    }
+    mean /= each;
+    for (int c = 0; c < each; ++c) spread += P * (own[c] - mean) * (own[c] - mean);
+    float rstd = static_cast<float>(1.0 / std::sqrt(spread / (each * static_cast<double>(P)) + eps));
+    means[i] = static_cast<float>(mean);
+    rstds[i] = rstd;
+    for (int c = 0; c < each; ++c) {
+      Channel at(g * each + c, weight, bias, more, gain ? gain + b * stride : nullptr,
+                 offset ? offset + b * stride : nullptr, means[i], rstd);
+      const T* in = x + ((b * C) + g * each + c) * P;
+      T* out = y + ((b * C) + g * each + c) * P;
+#pragma omp simd
+      for (int64_t p = 0; p < P; ++p) {
+        float z = (load(in, p) - at.mean) * at.rstd * at.weight + at.shift;
+        store(out, p, act ? silu(z) : z);
+      }
+    }
+  }
+}
+
+// dx; and of every image and channel the sums of dz, of dz * normalised x, and of dx.
+template <typename T>
+void train_backward(const T* dy, const T* x, T* dx, int64_t B, int64_t P, int C, int G, const float* weight,
+                    const float* bias, const float* add, const float* gain, const float* offset, int64_t stride,
+                    bool act, const float* means, const float* rstds, float* sums, int threads) {
+  int each = C / G;
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<float> room(each * P);
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < B * G; ++i) {
+      int64_t b = i / G, g = i % G;
+      double first = 0, second = 0;
+      std::vector<double> normal(each);
+      for (int c = 0; c < each; ++c) {
+        int64_t row = b * C + g * each + c;
+        Channel at(g * each + c, weight, bias, add ? add + b * stride : nullptr, gain ? gain + b * stride : nullptr,
+                   offset ? offset + b * stride : nullptr, means[i], rstds[i]);
+        const T *in = x + row * P, *up = dy + row * P;
+        float* dz = room.data() + c * P;
+        double one = 0, two = 0, all = 0;
+        for (int64_t start = 0; start < P; start += 1024) {
+          int64_t end = start + 1024 < P ? start + 1024 : P;
+          float a = 0, h = 0, n = 0;
+#pragma omp simd reduction(+ : a, h, n)
+          for (int64_t p = start; p < end; ++p) {
+            float v = (load(in, p) - at.mean) * at.rstd, d = load(up, p);
+            if (act) {
+              float z = v * at.weight + at.shift, q = 1.0f / (1.0f + exponential(-z));
+              d *= q * (1.0f + z * (1.0f - q));
+            }
+            dz[p] = d;
+            a += d;
+            h += d * v;
+            n += v;
+          }
+          one += a;
+          two += h;
+          all += n;
+        }
+        sums[row] = static_cast<float>(one);
+        sums[B * C + row] = static_cast<float>(two);
+        normal[c] = all;
+        first += at.weight * one;
+        second += at.weight * two;
+      }
+      float m = static_cast<float>(first / (each * static_cast<double>(P)));
+      float q = static_cast<float>(second / (each * static_cast<double>(P)));
+      for (int c = 0; c < each; ++c) {
+        int64_t row = b * C + g * each + c;
+        Channel at(g * each + c, weight, bias, add ? add + b * stride : nullptr, gain ? gain + b * stride : nullptr,
+                   offset ? offset + b * stride : nullptr, means[i], rstds[i]);
+        const T* in = x + row * P;
+        const float* dz = room.data() + c * P;
+        T* down = dx + row * P;
+#pragma omp simd
+        for (int64_t p = 0; p < P; ++p) {
+          float v = (load(in, p) - at.mean) * at.rstd;
+          store(down, p, at.rstd * (dz[p] * at.weight - m - v * q));
+        }
+        sums[2 * B * C + row] = static_cast<float>(at.rstd * (at.weight * sums[row] - P * m - normal[c] * q));
+      }
+    }
+  }
+}
+
 }  // namespace
 
 extern "C" {
@@ -172,6 +301,31 @@ void guided_group_norm(const void* x, void* y, int half, int64_t B, int64_t P, i
   else
     group_norm(static_cast<const float*>(x), static_cast<float*>(y), B, P, C, G, eps, weight, bias, add, gain, offset,
                stride, act != 0, threads);
+}
+
+// The same with channels first; mean and rstd (B, G) are kept for the way back.
+void guided_train_forward(const void* x, void* y, int half, int64_t B, int64_t P, int C, int G, float eps,
+                          const float* weight, const float* bias, const float* add, const float* gain,
+                          const float* offset, int64_t stride, int act, float* mean, float* rstd, int threads) {
+  if (half)
+    train_forward(static_cast<const bf16*>(x), static_cast<bf16*>(y), B, P, C, G, eps, weight, bias, add, gain, offset,
+                  stride, act != 0, mean, rstd, threads);
+  else
+    train_forward(static_cast<const float*>(x), static_cast<float*>(y), B, P, C, G, eps, weight, bias, add, gain,
+                  offset, stride, act != 0, mean, rstd, threads);
+}
+
+// sums (3, B, C): of dz, of dz times the normalised x, and of dx.
+void guided_train_backward(const void* dy, const void* x, void* dx, int half, int64_t B, int64_t P, int C, int G,
+                           const float* weight, const float* bias, const float* add, const float* gain,
+                           const float* offset, int64_t stride, int act, const float* mean, const float* rstd,
+                           float* sums, int threads) {
+  if (half)
+    train_backward(static_cast<const bf16*>(dy), static_cast<const bf16*>(x), static_cast<bf16*>(dx), B, P, C, G,
+                   weight, bias, add, gain, offset, stride, act != 0, mean, rstd, sums, threads);
+  else
+    train_backward(static_cast<const float*>(dy), static_cast<const float*>(x), static_cast<float*>(dx), B, P, C, G,
+                   weight, bias, add, gain, offset, stride, act != 0, mean, rstd, sums, threads);
 }
 
 }

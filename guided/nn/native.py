@@ -15,6 +15,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +31,13 @@ PATIENCE = 60.0
 SMALL = 1 << 15
 """Up to so many numbers one thread is done before a second has begun."""
 
-_POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
+_P, _L, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
+_SHAPE, _BESIDE = [_I, _L, _L, _I, _I], [*[_P] * 5, _L]
+_CALLS = {
+    "guided_group_norm": [_P, _P, *_SHAPE, _F, *_BESIDE, _I, _I],
+    "guided_train_forward": [_P, _P, *_SHAPE, _F, *_BESIDE, _I, _P, _P, _I],
+    "guided_train_backward": [_P, _P, _P, *_SHAPE, *_BESIDE, _I, _P, _P, _P, _I],
+}
 
 
 @functools.cache
@@ -40,11 +48,11 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         found = ctypes.CDLL(str(_compiled(compiler)))
-        call = found.guided_group_norm
+        for name, arguments in _CALLS.items():
+            call = getattr(found, name)
+            call.argtypes, call.restype = arguments, None
     except (OSError, AttributeError, subprocess.SubprocessError):
         return None
-    call.argtypes = [_POINTER] * 2 + [_INT, _LONG, _LONG, _INT, _INT, _FLOAT] + [_POINTER] * 5 + [_LONG, _INT, _INT]
-    call.restype = None
     return found
 
 
@@ -80,41 +88,83 @@ def _processor() -> bytes:
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the kernels take x: on a CPU, float32 or bfloat16, outside graphs and compilers."""
+    """Whether the kernels take x: on a CPU, float32 or bfloat16, outside compilers and functional transforms."""
     return (
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
-        and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
         and library() is not None
     )
 
 
-def group_norm(
-    x: Tensor,
-    groups: int,
-    eps: float,
-    weight: Tensor,
-    bias: Tensor,
-    add: Tensor | None,
-    affine: Tensor | None,
-    act: bool,
-) -> Tensor:
-    """act(norm(x + add) (1 + scale) + shift), x (B, C, H, W) and the result with channels last; act is SiLU.
+@dataclass(frozen=True)
+class Norm:
+    """A group normalisation and what stands around it: act(norm(x + add) (1 + scale) + shift), act SiLU or nothing.
 
-    weight, bias (C,), add (B, C) and affine = (scale, shift) (B, 2 C) in float32.
+    weight, bias (C,), add (B, C) and affine = (scale, shift) (B, 2 C) in float32; one of the last two at most.
     """
+
+    groups: int
+    eps: float
+    act: bool
+    weight: Tensor
+    bias: Tensor
+    add: Tensor | None = None
+    affine: Tensor | None = None
+
+    def _pointers(self, channels: int) -> tuple[int | None, ...]:
+        """weight, bias, add, scale, shift, and the length of a row of the last three."""
+        beside = self.add if self.affine is None else self.affine
+        if beside is None:
+            return self.weight.data_ptr(), self.bias.data_ptr(), None, None, None, 0
+        assert beside.stride(1) == 1
+        at = beside.data_ptr()
+        more = (at, None, None) if self.affine is None else (None, at, at + 4 * channels)
+        return self.weight.data_ptr(), self.bias.data_ptr(), *more, beside.stride(0)
+
+
+def group_norm(x: Tensor, norm: Norm) -> Tensor:
+    """x (B, C, H, W) normalised, with channels last."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    y = torch.empty_like(x)
+    _call("guided_group_norm")(
+        x.data_ptr(), y.data_ptr(), *_shape(x, norm), norm.eps, *norm._pointers(x.shape[1]), norm.act, _threads_for(x)
+    )
+    return y
+
+
+def train_forward(x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
+    """x (B, C, H, W) normalised, with channels first; and what the way back wants: mean and 1 / std, (B, groups)."""
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    mean, rstd = torch.empty(2, x.shape[0], norm.groups).unbind()
+    kept = norm.act, mean.data_ptr(), rstd.data_ptr()
+    _call("guided_train_forward")(
+        x.data_ptr(), y.data_ptr(), *_shape(x, norm), norm.eps, *norm._pointers(x.shape[1]), *kept, _threads_for(x)
+    )
+    return y, mean, rstd
+
+
+def train_backward(dy: Tensor, x: Tensor, norm: Norm, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient by x, and sums over each channel (3, B, C): of dz, z before act, of dz normalised x, and of it."""
+    x, dy = x.contiguous(), dy.to(x.dtype).contiguous()
+    dx, sums = torch.empty_like(x), torch.empty(3, *x.shape[:2])
+    kept = norm.act, mean.data_ptr(), rstd.data_ptr(), sums.data_ptr()
+    at = dy.data_ptr(), x.data_ptr(), dx.data_ptr()
+    _call("guided_train_backward")(*at, *_shape(x, norm), *norm._pointers(x.shape[1]), *kept, _threads_for(x))
+    return dx, sums
+
+
+def _call(name: str) -> Any:
     found = library()
     assert found is not None
-    x = x.contiguous(memory_format=torch.channels_last)
-    y = torch.empty_like(x, memory_format=torch.channels_last)
-    b, c, h, w = x.shape
-    beside = add if affine is None else affine
-    at = None if beside is None else beside.data_ptr()
-    more = (at, None, None) if affine is None else (None, at, at and at + 4 * c)
-    found.guided_group_norm(
-        x.data_ptr(), y.data_ptr(), x.dtype == torch.bfloat16, b, h * w, c, groups, eps, weight.data_ptr(),
-        bias.data_ptr(), *more, 0 if beside is None else beside.stride(0), act,
-        1 if x.numel() <= SMALL else torch.get_num_threads(),
-    )  # fmt: skip
-    return y
+    return getattr(found, name)
+
+
+def _shape(x: Tensor, norm: Norm) -> tuple[int, ...]:
+    return int(x.dtype == torch.bfloat16), x.shape[0], x.shape[2:].numel(), x.shape[1], norm.groups
+
+
+def _threads_for(x: Tensor) -> int:
+    return 1 if x.numel() <= SMALL else torch.get_num_threads()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -13,10 +14,12 @@ from torch.utils.checkpoint import checkpoint
 
 from guided import reuse
 from guided.cond import Cond
+from guided.nn import recompute
 from guided.nn.attention import Context, Perturbable, group_norm, widened, zero
 from guided.nn.blocks import Stage, activation, down, up
 from guided.nn.config import UNetConfig
-from guided.nn.layers import Conv2d, norm_act
+from guided.nn.layers import Conv2d
+from guided.nn.norms import norm_act
 from guided.nn.ports import SequencePort, SpacePort, VectorPort
 from guided.perturbation import Change, Copied, active
 
@@ -34,12 +37,16 @@ class Level(nn.Module):
 
 
 class Body(nn.Module):
-    """Stages that run one by one; `checkpointing = True` trades a third more time for most of training's memory."""
+    """Stages that run one by one.
 
-    checkpointing = False
+    `checkpointing = True` trades a third more time for most of training's memory: a stage keeps its inputs alone, and
+    is run again on the way back. "cheap" runs normalisations and activations again, and nothing else.
+    """
+
+    checkpointing: bool | str = False
 
     def _run(self, module: nn.Module, *inputs: Any) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
+        if self.checkpointing is True and torch.is_grad_enabled():
             return checkpoint(module, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
         return module(*inputs)  # type: ignore[no-any-return]
 
@@ -83,21 +90,27 @@ class UNet(Body):
             text, rows = reuse.once(("texts", len(x)), conds, lambda: _texts(conds, len(x))), len(x) * len(conds)
         elif len(conds) > 1:
             cond = text = reuse.once(("all", len(x)), conds, lambda: Cond.cat(conds, [len(x)] * len(conds)))
-            x, c_noise, rows = torch.cat([x] * len(conds)), widened(c_noise.expand(len(x)), rows), len(x) * len(conds)
+            rows = len(x) * len(conds)
+            x, c_noise = widened(x, rows), widened(c_noise.expand(len(x)), rows)
         embedding = self.vector(x, c_noise, cond)
         context = None
         if self.sequence is not None:
             context, pooled = self.sequence(x.new_empty(rows, 0), text)
             embedding = embedding if pooled is None else embedding + pooled
         seen = self.act(embedding), context, self._perturbation()
-        h, skips = self._go_down(self.conv_in(laid_out(self._folded(self.space(x, cond)))), *seen)
-        for stage in self.middle:
-            h = self._run(stage, h, *seen)
-        h = self._go_up(h, skips, *seen)
-        out: Tensor = self.conv_out(norm_act(self.norm_out, h, self.act)).contiguous()
+        with recompute.cheaply() if self.checkpointing == "cheap" else contextlib.nullcontext():
+            out = self._through(laid_out(self._folded(self.space(x, cond))), *seen)
         if self.config.patch > 1:
             out = F.pixel_shuffle(out, self.config.patch)[..., : x.shape[2], : x.shape[3]]
         return out
+
+    def _through(self, h: Tensor, *seen: Any) -> Tensor:
+        """From the pixels to the pixels."""
+        h, skips = self._go_down(self.conv_in(h), *seen)
+        for stage in self.middle:
+            h = self._run(stage, h, *seen)
+        h = self._go_up(h, skips, *seen)
+        return self.conv_out(norm_act(self.norm_out, h, self.act)).contiguous()  # type: ignore[no-any-return]
 
     def _differ_in_text(self, conds: Sequence[Cond]) -> bool:
         """Whether nothing but what attention reads is another object in these conditions, as far as it is seen."""

@@ -108,17 +108,16 @@ class Adams:
         assert first.n is not None
         move = math.log((here + self.shift) / (there + self.shift))
         nodes = [math.log((here + self.shift) / (other.sigma + self.shift)) / move for other in others]
-        averages = weights.exponential(-move, len(nodes) + 1)
-        total = straight = torch.zeros_like(first.n)
+        away = [other.n - first.n for other in others if other.n is not None]
         most: float | Tensor = reach * abs(there - here)
-        for count in range(1, len(nodes) + 1):
-            factors = weights.lagrange(nodes[:count], averages[: count + 1])
-            reached = torch.zeros_like(total)
-            for factor, other in zip(factors, others[:count], strict=True):
-                assert other.n is not None
-                reached = reached + (there - here) * factor * (other.n - first.n)
-            term = reached - straight
-            size = term.square().mean(tuple(range(1, term.ndim)), keepdim=True).sqrt()
-            held = (most / size.clamp(min=1e-30)).clamp(max=1.0)
-            total, straight, most = total + held * term, reached, self.share * held * size
-        return total
+        total = None
+        for factors in weights.newton(tuple(nodes), weights.exponential(-move, len(nodes) + 1)):
+            term = away[0] * ((there - here) * factors[0])
+            for factor, other in zip(factors[1:], away[1:], strict=False):
+                term.add_(other, alpha=(there - here) * factor)
+            size = torch.linalg.vector_norm(term, dim=tuple(range(1, term.ndim)), keepdim=True)
+            size = size.mul_(term[0].numel() ** -0.5).clamp_(min=1e-30)
+            held = size.clamp(max=most)
+            total = term.mul_(held / size) if total is None else total.addcmul_(term, held / size)
+            most = self.share * held
+        return torch.zeros_like(first.n) if total is None else total

@@ -43,7 +43,7 @@ class Seen(NamedTuple):
 def towards(D: Tensor, x: Tensor, sigma: float, next_sigma: float) -> Tensor:
     """The exact solution for a constant D; at next_sigma = 0 it is D bit for bit."""
     ratio = next_sigma / sigma
-    return D if ratio == 0 else D + ratio * (x - D)
+    return D if ratio == 0 else D.lerp(x, ratio)
 
 
 def behind(seen: Sequence[Seen], sigma: float, next_sigma: float) -> list[Seen]:

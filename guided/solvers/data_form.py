@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
 from guided.cond import Cond
@@ -57,7 +58,7 @@ class DataForm(abc.ABC):
     evaluations: ClassVar[int] = 1
 
     @abc.abstractmethod
-    def averages(self, move: float, count: int) -> list[float]:
+    def averages(self, move: float, count: int) -> tuple[float, ...]:
         """What 1, u, ..., u^(count - 1) average to over a step of the length `move` = ln(sigma / next_sigma)."""
 
     @property
@@ -104,11 +105,11 @@ class DataForm(abc.ABC):
         return -math.expm1(-step.move) * (better - step.D)
 
 
-def _blend(used: Sequence[Seen], nodes: Sequence[float], averages: Sequence[float]) -> Tensor:
+def _blend(used: Sequence[Seen], nodes: Sequence[float], averages: tuple[float, ...]) -> Tensor:
     """The average over a step of the polynomial through the first D at u = 0 and the others at their nodes."""
     D = out = used[0].D
-    for weight, other in zip(weights.lagrange(nodes, averages), used[1:], strict=True):
-        out = out + weight * (other.D - D)
+    for place, (weight, other) in enumerate(zip(weights.lagrange(tuple(nodes), averages), used[1:], strict=True)):
+        out = torch.add(out, other.D - D, alpha=weight) if place else D.lerp(other.D, weight)
     return out
 
 
@@ -122,7 +123,7 @@ class DataEAB(DataForm):
     def __post_init__(self) -> None:
         check_order("eab", self.order, 4)
 
-    def averages(self, move: float, count: int) -> list[float]:
+    def averages(self, move: float, count: int) -> tuple[float, ...]:
         return weights.exponential(move, count)
 
 
@@ -142,11 +143,11 @@ class DPMpp(DataForm):
         if self.order not in (2, 3):
             raise ValueError(f"DPM-Solver++ is 2M or 3M: order 2 or 3, got {self.order}")
 
-    def averages(self, move: float, count: int) -> list[float]:
+    def averages(self, move: float, count: int) -> tuple[float, ...]:
         if count < 3:
-            return [1.0, 0.5][:count]
+            return (1.0, 0.5)[:count]
         one, first, second = weights.exponential(move, 3)
-        return [one, first, second / 2]
+        return one, first, second / 2
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,8 @@ class UniPC(DataForm):
     def correct(self) -> int:
         return self.order + 1
 
-    def averages(self, move: float, count: int) -> list[float]:
-        return [1.0, 0.5] if count == 2 else weights.exponential(move, count)
+    def averages(self, move: float, count: int) -> tuple[float, ...]:
+        return (1.0, 0.5) if count == 2 else weights.exponential(move, count)
 
 
 @dataclass(frozen=True)
@@ -190,5 +191,5 @@ class SA(DataForm):
     def correct(self) -> int:
         return self.order
 
-    def averages(self, move: float, count: int) -> list[float]:
-        return [1.0, move / -math.expm1(-move) / 2] if count == 2 else weights.exponential(move, count)
+    def averages(self, move: float, count: int) -> tuple[float, ...]:
+        return (1.0, move / -math.expm1(-move) / 2) if count == 2 else weights.exponential(move, count)

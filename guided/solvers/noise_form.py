@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from guided.cond import Cond
 from guided.denoiser import Denoise
 from guided.solvers import weights
-from guided.solvers.base import Seen, at_zero, behind, check_order, towards
+from guided.solvers.base import Seen, at_zero, behind, check_order
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class NoiseForm(abc.ABC):
     evaluations: ClassVar[int] = 1
 
     @abc.abstractmethod
-    def weights(self, here: float, there: float, past: Sequence[float]) -> list[float]:
+    def weights(self, here: float, there: float, past: Sequence[float]) -> tuple[float, ...]:
         """The weights of n at the `past` levels, as differences from the newest."""
 
     def __call__(
@@ -51,11 +52,13 @@ class NoiseForm(abc.ABC):
         seen = behind(memory or (), here, there)
         if there == 0:
             return (at_zero(D, here, seen) if self.extrapolate and after == 0 else D), None
-        n = (x - D) / here
-        out, past = towards(D, x, here, there), seen[: self.order - 1]
-        for weight, old in zip(self.weights(here, there, [old.sigma for old in past]), past, strict=True):
+        n, past = (x - D) / here, seen[: self.order - 1]
+        factors = [(there - here) * weight for weight in self.weights(here, there, [old.sigma for old in past])]
+        # D + there n is the step for a constant n; the differences from n add to it.
+        out = torch.add(D, n, alpha=there - math.fsum(factors))
+        for factor, old in zip(factors, past, strict=True):
             assert old.n is not None
-            out = out + (there - here) * weight * (old.n - n)
+            out.add_(old.n, alpha=factor)
         keep = max(self.order - 1, int(self.extrapolate))
         return out, (Seen(here, D, n), *seen)[:keep] if after == there else None
 
@@ -73,10 +76,10 @@ class NoiseEAB(NoiseForm):
     def __post_init__(self) -> None:
         check_order("eab", self.order, 4)
 
-    def weights(self, here: float, there: float, past: Sequence[float]) -> list[float]:
+    def weights(self, here: float, there: float, past: Sequence[float]) -> tuple[float, ...]:
         move = math.log(here / there)
         nodes = [math.log(here / level) / move for level in past]
-        return weights.lagrange(nodes, weights.exponential(-move, len(nodes) + 1))
+        return weights.lagrange(tuple(nodes), weights.exponential(-move, len(nodes) + 1))
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,6 @@ class LMS(NoiseForm):
     def __post_init__(self) -> None:
         check_order("LMS", self.order, 4)
 
-    def weights(self, here: float, there: float, past: Sequence[float]) -> list[float]:
+    def weights(self, here: float, there: float, past: Sequence[float]) -> tuple[float, ...]:
         nodes = [(level - here) / (there - here) for level in past]
-        return weights.lagrange(nodes, weights.uniform(len(nodes) + 1))
+        return weights.lagrange(tuple(nodes), weights.uniform(len(nodes) + 1))

@@ -6,18 +6,23 @@ method does is settled by the averages of 1, u, u^2, ... over its step, under th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import math
+
+REMEMBERED = 4096
+"""Steps whose numbers are kept: the next batch on the same path takes the same ones."""
 
 
-def exponential(rate: float, count: int) -> list[float]:
+@functools.lru_cache(maxsize=REMEMBERED)
+def exponential(rate: float, count: int) -> tuple[float, ...]:
     """The averages of 1, u, ..., u^(count - 1) over [0, 1] under the weight e^(rate u)."""
     total, *rest = (_moment(rate, k) for k in range(count))
-    return [1.0, *(moment / total for moment in rest)]
+    return (1.0, *(moment / total for moment in rest))
 
 
-def uniform(count: int) -> list[float]:
+def uniform(count: int) -> tuple[float, ...]:
     """The averages of 1, u, ..., u^(count - 1) over [0, 1]."""
-    return [1 / (k + 1) for k in range(count)]
+    return tuple(1 / (k + 1) for k in range(count))
 
 
 def _moment(rate: float, k: int) -> float:
@@ -37,7 +42,8 @@ def _moment(rate: float, k: int) -> float:
             return total
 
 
-def lagrange(nodes: Sequence[float], averages: Sequence[float]) -> list[float]:
+@functools.lru_cache(maxsize=REMEMBERED)
+def lagrange(nodes: tuple[float, ...], averages: tuple[float, ...]) -> tuple[float, ...]:
     """The weights a_j with which f(0) + sum a_j (f(u_j) - f(0)) is the average of the polynomial through 0 and all u_j.
 
     averages: of 1, u, ..., u^len(nodes).
@@ -51,4 +57,21 @@ def lagrange(nodes: Sequence[float], averages: Sequence[float]) -> list[float]:
                 shifted, same = [0.0, *basis], [*basis, 0.0]
                 basis = [(a - other * b) / (node - other) for a, b in zip(shifted, same, strict=True)]
         weights.append(sum(b * a for b, a in zip(basis, averages, strict=True)))
-    return weights
+    return tuple(weights)
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def newton(nodes: tuple[float, ...], averages: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
+    """The same average as a series: in term k the weights of f(u_1) - f(0), ..., f(u_k) - f(0).
+
+    Term k is the average of u (u - u_1) ... (u - u_(k-1)) times the divided difference of f over 0, u_1, ..., u_k.
+    averages: of 1, u, ..., u^len(nodes).
+    """
+    terms, basis = [], [0.0, 1.0]
+    for k, node in enumerate(nodes):
+        average = math.fsum(b * a for b, a in zip(basis, averages, strict=False))
+        known = nodes[: k + 1]
+        others = ([u - other for j, other in enumerate(known) if j != i] for i, u in enumerate(known))
+        terms.append(tuple(average / (u * math.prod(apart)) for u, apart in zip(known, others, strict=True)))
+        basis = [a - node * b for a, b in zip([0.0, *basis], [*basis, 0.0], strict=True)]
+    return tuple(terms)

@@ -13,7 +13,7 @@ from torch import nn
 from guided.nn import UNetConfig, preset
 from guided.nn.blocks import ResBlock, double, halve
 from guided.nn.embeddings import AttentionPool, Fourier, Sinusoid
-from guided.nn.layers import modulated_norm
+from guided.nn.norms import modulated_norm
 from tests.nn.tools import wake
 
 CONFIG = preset("tiny")
