@@ -170,7 +170,7 @@ class Denoiser(nn.Module):
         numbers, found = self._outputs(x, sigma, conds)
         found = self._meant(found)
         if len(conds) > 1:
-            found = found.unflatten(0, (len(conds), x.shape[0]))
+            found = found.view(len(conds), *x.shape)
         D = numbers.applied(x, found)
         return D.unbind() if len(conds) > 1 else (D,)
 
@@ -297,7 +297,7 @@ def _numbers(parametrization: Parametrization, levels: Tensor, lo: float, hi: fl
 
 def rows(values: Tensor) -> list[Tensor]:
     """values[0], values[1], ...: `unbind`, whose time grows with the square of their number, piece by piece."""
-    return [row for part in values.split(64) for row in part.unbind()]
+    return [row for part in torch.split(values, 64) for row in part.unbind()]
 
 
 def one_below_the_other(denoise: Denoise, x: Tensor, sigma: Tensor, conds: Sequence[Cond]) -> tuple[Tensor, ...]:

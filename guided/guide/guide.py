@@ -144,7 +144,8 @@ class Guided:
         found = planner.run(network, branches, x, sigma, cond, graph)
         plain = {branch: D.detach() if branch in graph and not recorded else D for branch, D in found.items()}
 
-        total = _sum(list(weights.values()), [plain[branch] for branch in weights], x)
+        # A momentum takes an image to which nothing at all is added for one that is not guided.
+        total = _sum(list(weights.values()), [plain[branch] for branch in weights], x, rounded=guide.stateful)
         for gate, curve, needed in curves:
             parts = tuple(plain[self._seen(branch)] for branch in needed)
             total = total + factor(gate, x) * curve.change(parts, sigma, next_sigma)
@@ -213,10 +214,12 @@ def _leaves(guided: Guided, sigma: Tensor, next_sigma: Tensor | None) -> tuple[D
     return network, {branch: weight for branch, weight in sums.items() if not is_value(weight, 0.0)}
 
 
-def _sum(weights: Sequence[Number], found: Sequence[Tensor], x: Tensor) -> Tensor:
-    """The weighted sum of estimates."""
-    if len(weights) == 2 and all(isinstance(w, float) for w in weights) and abs(weights[0] + weights[1] - 1) < 1e-12:
-        return torch.lerp(found[0], found[1], weights[1])
+def _sum(weights: Sequence[Number], found: Sequence[Tensor], x: Tensor, rounded: bool = False) -> Tensor:
+    """The weighted sum of estimates; `rounded`: two equal ones give their value up to rounding, not exactly."""
+    if len(weights) == 2 and not rounded:
+        first, second = weights
+        if isinstance(first, float) and isinstance(second, float) and abs(first + second - 1) < 1e-12:
+            return torch.lerp(found[0], found[1], second)
     total = None
     for weight, D in zip(weights, found, strict=True):
         # A weight of 1 is left out of the product, so that a neutral guide is its base bit for bit.

@@ -93,7 +93,7 @@ def size_of(h: Tensor) -> Size:
 
 def to_picture(x: Tensor, like: Tensor) -> Tensor:
     """(B, H * W, C) -> (B, C, H, W), with H and W and in the layout of `like`."""
-    h = x.transpose(1, 2).unflatten(2, like.shape[-2:])
+    h = x.transpose(1, 2).view(x.shape[0], x.shape[2], *like.shape[-2:])
     # As it stands it has channels last; one such map among others makes every layer after it copy its weights.
     return h.contiguous() if like.is_contiguous() else h
 
@@ -245,10 +245,10 @@ class TransformerLayer(Perturbable):
             return x
         if self.self_attention is not None:
             x = self.self_attention(self.norm1(x), size, x, change or self.copied(perturbation))
-        if self.first_cross_attention is not None:
+        if self.first_cross_attention is not None and context is not None:
             x = widened(x, len(context.tokens))
             x = self.first_cross_attention(self.norm1(x), context, x, perturbation)
-        if self.cross_attention is not None and self.norm2 is not None:
+        if self.cross_attention is not None and self.norm2 is not None and context is not None:
             x = widened(x, len(context.tokens))
             x = self.cross_attention(self.norm2(x), context, x, perturbation)
         return added(self.mlp_out, gated(self.mlp_in, self.norm3(x)), x)

@@ -52,7 +52,8 @@ def gated(layer: nn.Module, x: Tensor) -> Tensor:
         return found
     h = layer(x)
     if h.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return recompute.known(Gated.apply(h), functools.partial(geglu, h.detach()))
+        y: Tensor = Gated.apply(h)  # type: ignore[no-untyped-call]
+        return recompute.known(y, functools.partial(geglu, h.detach()))
     return geglu(h)
 
 

@@ -25,8 +25,10 @@ from guided import _files
 
 SOURCE = pathlib.Path(__file__).with_name("native.cpp")
 # Sums may be reordered; NaN and infinity keep their meaning, and so do subnormal numbers in the rest of the program.
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
-FLAGS += ("-fno-signed-zeros", "-fassociative-math")
+FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-fPIC", "-fopenmp"),
+    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"),
+)
 PATIENCE = 60.0
 SMALL = 1 << 15
 """Up to so many numbers one thread is done before a second has begun."""

@@ -6,7 +6,7 @@ keeps its input alone.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,8 @@ def norm_act(
     norm: nn.Module, x: Tensor, act: nn.Module | None = None, add: Tensor | None = None, affine: Tensor | None = None
 ) -> Tensor:
     """act(norm(x + add)), or act(norm(x) (1 + scale) + shift); add (B, C), affine = (scale, shift) (B, 2 C)."""
-    ours = type(norm) is nn.GroupNorm and (act is None or isinstance(act, nn.SiLU)) and native.usable(x)
-    if not ours:
+    known = act is None or isinstance(act, nn.SiLU)
+    if not (isinstance(norm, nn.GroupNorm) and type(norm) is nn.GroupNorm and known and native.usable(x)):
         return plainly(norm, x, act, add, affine)
     if not torch.is_grad_enabled():
         weight, bias = reuse.once("norm", (norm,), lambda: (norm.weight.float(), norm.bias.float()), lasting=True)
@@ -29,15 +29,16 @@ def norm_act(
     inputs = x, norm.weight, norm.bias, add, affine
     if not any(value is not None and value.requires_grad for value in inputs):
         return plainly(norm, x, act, add, affine)
-    kept = tuple(None if value is None else value.detach() for value in inputs)
+    kept: Any = [None if value is None else value.detach() for value in inputs]
     settings = norm.num_groups, norm.eps, act is not None
-    return recompute.known(NormAct.apply(*inputs, *settings), lambda: _forward(*kept, *settings)[0])
+    y: Tensor = NormAct.apply(*inputs, *settings)  # type: ignore[no-untyped-call]
+    return recompute.known(y, lambda: _forward(*kept, *settings)[0])
 
 
 def plainly(norm: nn.Module, x: Tensor, act: nn.Module | None, add: Tensor | None, affine: Tensor | None) -> Tensor:
     """`norm_act` in torch's terms."""
     x = x if add is None else x + add[..., None, None]
-    y = norm(x) if affine is None else modulated_norm(norm, x, affine)
+    y = norm(x) if affine is None else modulated_norm(cast(nn.GroupNorm, norm), x, affine)
     return y if act is None else act(y)  # type: ignore[no-any-return]
 
 

@@ -21,7 +21,8 @@ _CALLS = ("_linear_pointwise", "_convolution_pointwise", "_reorder_linear_weight
 @functools.cache
 def available() -> bool:
     """Whether this torch has oneDNN and the calls that its own compiler makes to it."""
-    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in _CALLS)
+    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return there and all(hasattr(torch.ops.mkldnn, name) for name in _CALLS)
 
 
 @functools.cache

@@ -41,7 +41,8 @@ def known(y: Tensor, again: Recipe) -> Tensor:
 @contextlib.contextmanager
 def cheaply() -> Iterator[None]:
     """What the graph of this block keeps of known outputs is kept as the way to make them again."""
-    before, recipes = _here.recipes, {}
+    before = _here.recipes
+    recipes: dict[tuple[Any, ...], Recipe] = {}
     _here.recipes = recipes
 
     def pack(kept: Tensor) -> Tensor | Recipe:
@@ -51,7 +52,8 @@ def cheaply() -> Iterator[None]:
         if isinstance(found, Tensor):
             return found
         with torch.no_grad():
-            return found()
+            made: Tensor = found()
+        return made
 
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
