@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,8 @@ from torch import Tensor
 
 from guided.bench import timing
 from guided.bench.machine import Machine
-from guided.bench.record import Log, Record, key
+from guided.bench.record import Log, Record, key, quantity
 from guided.bench.timing import Meter, Run, Watch, seconds
-
-WARM = 2
 
 
 class Absent(RuntimeError):
@@ -63,7 +62,8 @@ class Group:
     """Cases measured in the same rounds. truth: what all of them should compute, for the first images of a batch.
 
     unit: "s" or "B". flops: of one run, where known, and peak: the most FLOP/s that a matrix product reaches, measured
-    when it is asked for. done: called once the group is measured.
+    when it is asked for. done: called once the group is measured. warm: runs before the first round. most: rounds that
+    are enough, where one costs much and tells all.
     """
 
     cases: tuple[Case, ...]
@@ -73,6 +73,8 @@ class Group:
     flops: Callable[[], float] | None = None
     peak: Callable[[], float] | None = None
     done: Callable[[], object] = lambda: None
+    warm: int = 2
+    most: int | None = None
 
 
 def chosen(groups: Sequence[Group], only: str) -> list[Group]:
@@ -100,11 +102,12 @@ def measure(
     """
     families: dict[str, list[Record]] = {}
     for place, group in enumerate(groups):
-        keys = {case.key(command, rounds, machine): case for case in group.cases}
+        count = min(rounds, group.most or rounds)
+        keys = {case.key(command, count, machine): case for case in group.cases}
         missing = {k: case for k, case in keys.items() if k not in log}
         if missing:
-            part: Watch = lambda done, note, at=place: watch((at + done) / len(groups), note)  # type: ignore[misc]
-            for record in _measured(group, missing, rounds, command, machine, part, tell):
+            part = functools.partial(_part, watch, place, len(groups))
+            for record in _measured(group, missing, count, command, machine, part, tell):
                 log.add(record)
         for k, case in keys.items():
             if k in log:
@@ -115,6 +118,10 @@ def measure(
     for name, members in families.items():
         if len(members) > 1:
             yield _mean(name, members)
+
+
+def _part(watch: Watch, place: int, count: int, done: float, note: str) -> None:
+    watch((place + done) / count, note)
 
 
 def _mean(name: str, members: Sequence[Record]) -> Record:
@@ -151,7 +158,7 @@ def _measured(
     sides = dict.fromkeys(side for case in missing.values() for side in (case.ours, *case.peers))
     names = {side: f"{place:03} {side.name}" for place, side in enumerate(sides)}
     try:
-        made = _ready(list(sides), watch, tell)
+        made = _ready(list(sides), group.warm, watch, tell)
         errors = _errors(group, made)
         runs = {names[side]: one.run for side, one in made.items()}
         # A place in front keeps sides of one name apart, and is not for the reader.
@@ -181,11 +188,12 @@ def _measured(
                 rounds=rounds,
                 ours_setting=case.ours.setting,
                 peer_setting=best.setting,
-                tried=[f"{side.setting}: {median(costs[names[side]]):.4g} {group.unit}" for side in peers],
+                tried=[f"{side.setting}: {quantity(median(costs[names[side]]), group.unit)}" for side in peers],
                 ours_error=errors.get(case.ours),
                 peer_error=errors.get(best),
                 ours_share=shares[0],
                 peer_share=shares[1],
+                flops=flops,
                 ratios=by_round,
                 machine=machine.facts(),
                 date=time.strftime("%Y-%m-%d"),
@@ -194,14 +202,14 @@ def _measured(
     return listed
 
 
-def _ready(sides: Sequence[Side], watch: Watch, tell: Callable[[str], None]) -> dict[Side, Made]:
+def _ready(sides: Sequence[Side], warm: int, watch: Watch, tell: Callable[[str], None]) -> dict[Side, Made]:
     """The sides that could be set up, warmed up. Another library's failure is told, and its side left out."""
     made = {}
     for side in sides:
         watch(0.0, f"sets up {side.name}: {side.setting}")
         try:
             one = side.make()
-            for _ in range(WARM):
+            for _ in range(warm):
                 one.run()
         except Absent as why:
             tell(f"left out: {side.name} ({side.setting}): {why}")

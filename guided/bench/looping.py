@@ -11,7 +11,7 @@ from torch import Tensor
 
 from guided.bench import mine, speed, tuned
 from guided.bench.cases import Case, Group, Made, Side, no_grad
-from guided.bench.networks import Inputs, Pair, Size, inputs
+from guided.bench.networks import Inputs, Pair, Size, inputs, library
 from guided.bench.tuned import Setting
 from guided.cond import Cond
 from guided.denoiser import FromVP
@@ -34,19 +34,18 @@ def groups(size: Size, batches: Sequence[int], device: str, steps: int = STEPS) 
 
 def scheduler(kind: str, steps: int) -> Any:
     """One of diffusers' schedulers on Stable Diffusion's schedule, its timesteps set; they are whole numbers."""
-    import diffusers
-
     alphas = torch.as_tensor(PUBLISHED.alphas_bar(), dtype=torch.float64)
     betas = 1 - alphas / torch.cat([alphas.new_ones(1), alphas[:-1]])
     options = {"clip_sample": False} if kind == "DDIMScheduler" else {}
-    made = getattr(diffusers, kind)(trained_betas=betas.float().numpy(), timestep_spacing="trailing", **options)
+    made = getattr(library(), kind)(trained_betas=betas.float().numpy(), timestep_spacing="trailing", **options)
     made.set_timesteps(steps)
     return made
 
 
 def path(steps: int) -> Tensor:
     """The noise levels that diffusers' Euler goes through, (steps + 1,) float64."""
-    return scheduler("EulerDiscreteScheduler", steps).sigmas.double().cpu()  # type: ignore[no-any-return]
+    levels: Tensor = scheduler("EulerDiscreteScheduler", steps).sigmas.double().cpu()
+    return levels
 
 
 def interval(levels: Tensor, share: float = SHARE) -> tuple[float, float]:
@@ -60,7 +59,8 @@ def interval(levels: Tensor, share: float = SHARE) -> tuple[float, float]:
 def pipeline(forward: tuned.Forward, batch: Inputs, null: Tensor, steps: int, kind: str, w: float = W) -> Tensor:
     """What diffusers' pipelines do between the text and the decoder, batched guidance included."""
     rule = scheduler(kind, steps)
-    x, tokens = batch.x * rule.init_noise_sigma, torch.cat([null, batch.tokens])
+    x: Tensor = batch.x * rule.init_noise_sigma
+    tokens = torch.cat([null, batch.tokens])
     for t in rule.timesteps:
         seen = rule.scale_model_input(torch.cat([x] * 2), t)
         out = forward(Inputs(seen, t.expand(len(seen)).to(x.device), tokens)).to(x.dtype)

@@ -36,9 +36,8 @@ class Machine:
 
     def __str__(self) -> str:
         threads = f", {self.threads} threads" if not self.device.startswith("NVIDIA") else ""
-        return (
-            f"{self.device}{threads}; torch {self.torch}, diffusers {self.diffusers}, guided {self.guided} ({self.code})"
-        )
+        versions = f"torch {self.torch}, diffusers {self.diffusers}, guided {self.guided} ({self.code})"
+        return f"{self.device}{threads}; {versions}"
 
 
 def here(device: str) -> Machine:

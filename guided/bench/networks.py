@@ -107,15 +107,21 @@ def inputs(size: Size, batch: int, device: str = "cpu", side: int | None = None,
     return Inputs(x.to(device), t.to(device), text.to(device))
 
 
+def library() -> Any:
+    """diffusers, made to load and kept quiet."""
+    ensure_torchvision()
+    import diffusers
+
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    return diffusers
+
+
 def theirs(size: Size, seed: int = 0) -> nn.Module:
     """diffusers' network, float32, on the CPU; no weight of it is zero or one as it was made.
 
     A layer that begins as nothing would hide what stands before it from every comparison of outputs.
     """
-    ensure_torchvision()
-    import diffusers
-
-    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    diffusers = library()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network: nn.Module = diffusers.UNet2DConditionModel.from_config(dict(size.config))
@@ -193,4 +199,3 @@ def run_theirs(network: nn.Module, batch: Inputs) -> Tensor:
     """The peer's network on a batch."""
     found: Tensor = network(batch.x, batch.t, encoder_hidden_states=batch.tokens, return_dict=False)[0]
     return found
-

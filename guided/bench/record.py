@@ -18,7 +18,8 @@ class Record:
     """One comparison. ours, peer: medians in `unit`, "s" or "B"; ratio: peer / ours, so above 1 ours costs less.
 
     low, high: its 95 % interval. tried: every setting of the peer that was measured, with its median; peer_setting is
-    the best of them. *_error: relative to float64. *_share: of the machine's measured peak. ratios: round by round.
+    the best of them. *_error: relative to float64. *_share: of the machine's measured peak. flops: of one
+    run. ratios: round by round.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Record:
     peer_error: float | None = None
     ours_share: float | None = None
     peer_share: float | None = None
+    flops: float | None = None
     ratios: list[float] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
     date: str = ""
@@ -45,6 +47,14 @@ class Record:
     def shown(self) -> dict[str, Any]:
         """The six fields for programs."""
         return {name: getattr(self, name) for name in SHOWN}
+
+
+def quantity(value: float, unit: str) -> str:
+    """Seconds or bytes as people write them."""
+    seconds = [(1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")]
+    scales = seconds if unit == "s" else [(1e6, "MB"), (1e3, "kB"), (1.0, "B")]
+    scale, word = next(((s, w) for s, w in scales if value >= s), scales[-1])
+    return f"{value / scale:.3g} {word}" if value / scale < 1000 else f"{value / scale:.0f} {word}"
 
 
 class Log:

@@ -87,6 +87,7 @@ def matmul(device: str) -> Iterator[None]:
     On a CPU: `fp32_precision = "bf16"` of oneDNN, which on processors without AMX computes in float32 all the same, and
     faster than MKL does on some; where there is AMX it really is bfloat16. On a GPU: TF32.
     """
+    flags: list[tuple[Any, str, Any]]
     if device != "cpu":
         flags = [(torch.backends.cuda.matmul, "allow_tf32", True), (torch.backends.cudnn, "allow_tf32", True)]
     else:
