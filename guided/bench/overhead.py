@@ -21,7 +21,7 @@ from guided.sampling import sample
 SHAPE = (4, 64, 64)
 SHORT, LONG = 20, 60
 _REPEATS = 3
-Loop = Callable[[int], object]
+Loop = Callable[[int], Tensor]
 """A whole run of so many steps."""
 
 SOLVERS = {"euler": "euler", "dpmpp_2m": "dpmpp_2m", "eab3": "eab3", "default": None}
@@ -94,6 +94,8 @@ def slope(loop: Loop) -> float:
         for steps in fastest:
             start = time.perf_counter()
             loop(steps)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             fastest[steps] = min(fastest[steps], time.perf_counter() - start)
     # Noise may turn a slope around where a step costs next to nothing; a nanosecond keeps the ratio finite.
     return max((fastest[LONG] - fastest[SHORT]) / (LONG - SHORT), 1e-9)

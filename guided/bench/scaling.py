@@ -114,7 +114,8 @@ def _group(pair: Pair, axis: Axis, value: int, point: Point, what: str) -> Group
         for name, make in (("ours", point.ours), ("diffusers", point.theirs))
     ]
     cases = (Case(f"{title(pair.size.name, axis.name, what)}, {value}: ours / diffusers", sides[0], (sides[1],)),)
-    found = speed.group(pair, cases, point.flops, torch.float32)
+    # Nothing is compiled here, so that there is nothing to forget.
+    found = replace(speed.group(pair, cases, point.flops, torch.float32), done=lambda: None)
     if what == TIME:
         return found
     return replace(found, meter=functools.partial(_held, pair.device), unit="B", peak=None, most=3)

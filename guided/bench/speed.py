@@ -160,6 +160,6 @@ def _cases(
 ) -> tuple[Case, ...]:
     return tuple(
         Case(f"{title}, batch {count}: {side.name} / {name}", side, peers, f"{title}: {side.name} / {name}")
-        for side in listed
         for name, peers in against
+        for side in listed
     )

@@ -51,6 +51,21 @@ def test_ratios_are_peer_over_ours_and_the_cheapest_peer_counts() -> None:
     assert "best of 2 tried" in report.tried(row) and "slow way" in report.tried(row)
 
 
+def test_ratios_are_taken_within_a_round() -> None:
+    """Both cost ten times as much in every second round: the ratio is 2 in each of them."""
+    counts = {"ours": 0, "peer": 0}
+
+    def uneven(name: str, base: float) -> Side:
+        def run() -> float:
+            counts[name] += 1
+            return base * (10.0 if counts[name] % 2 else 1.0)
+
+        return Side(name, "", lambda: Made(run))
+
+    (row,) = rows([Group((Case("x", uneven("ours", 1.0), (uneven("peer", 2.0),)),), None, cost)])
+    assert (row.ratio, row.low, row.high) == (2.0, 2.0, 2.0)
+
+
 def test_ours_beside_itself_is_near_1_within_an_interval_that_holds_1() -> None:
     x = torch.randn(200, 200)
     run = lambda: Made(lambda: x @ x)  # noqa: E731
@@ -66,7 +81,9 @@ def test_a_peer_that_is_slowed_is_found_slower_by_the_factor() -> None:
 
 def test_rows_of_a_family_have_a_geometric_mean_that_resumes_too(tmp_path: pathlib.Path) -> None:
     groups = [
-        Group((Case(f"f, batch {n}: ours / peer", side("ours", 1.0), (side("peer", by),), "f: ours / peer"),), None, cost)
+        Group(
+            (Case(f"f, batch {n}: ours / peer", side("ours", 1.0), (side("peer", by),), "f: ours / peer"),), None, cost
+        )
         for n, by in ((1, 2.0), (8, 8.0))
     ]
     file = tmp_path / "rows.jsonl"
@@ -82,7 +99,9 @@ def test_what_the_file_has_is_not_measured_again(tmp_path: pathlib.Path) -> None
 
     def group(setting: str = "as it comes") -> Group:
         peer = side("peer", 3.0, setting, calls)
-        return Group((Case("x", side("ours", 1.0, calls=calls), (peer,)), Case("y", side("ours", 2.0), (peer,))), None, cost)
+        return Group(
+            (Case("x", side("ours", 1.0, calls=calls), (peer,)), Case("y", side("ours", 2.0), (peer,))), None, cost
+        )
 
     first = rows([group()], Log(file))
     count = len(calls)
@@ -154,7 +173,9 @@ def test_only_picks_rows_and_says_what_there_is() -> None:
 
 
 def test_shares_of_the_peak_and_outputs_that_are_apart() -> None:
-    group = Group((Case("x", side("ours", 2.0), (side("peer", 4.0),)),), None, cost, flops=lambda: 30.0, peak=lambda: 60.0)
+    group = Group(
+        (Case("x", side("ours", 2.0), (side("peer", 4.0),)),), None, cost, flops=lambda: 30.0, peak=lambda: 60.0
+    )
     (row,) = rows([group])
     assert (row.ours_share, row.peer_share, row.flops) == (0.25, 0.125, 30.0)
     truth = torch.tensor([3.0, 4.0], dtype=torch.float64)
