@@ -7,6 +7,7 @@ output: D = c_skip x + c_out F(c_in x, c_noise).
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import NamedTuple, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from guided import reuse
 from guided.cond import FIELDS, Cond
 
 
@@ -25,10 +27,18 @@ class Denoise(Protocol):
 
 
 @runtime_checkable
+class Together(Protocol):
+    """What a denoiser may offer: the estimates of one x under several conditions, sharing what does not differ."""
+
+    def together(self, x: Tensor, sigma: Tensor, conds: Sequence[Cond], /) -> tuple[Tensor, ...]: ...
+
+
+@runtime_checkable
 class Network(Protocol):
     """(x: (B, C, H, W), c_noise: (B,), cond) -> (B, C_out, H, W); `accepts` names the fields of `Cond` it can see.
 
-    One that declares nothing is shown all of them. c_noise is float32 or float64, whatever the network computes in.
+    One that declares nothing is shown all of them. c_noise is float32 or float64, whatever the network computes in. One
+    with `takes_several` may be given k conditions for one x, and returns (k B, ...), one below the other.
     """
 
     accepts: frozenset[str]
@@ -154,21 +164,38 @@ class Denoiser(nn.Module):
         return _accepted(self.network) if self.edge is None else self.edge.accepts
 
     def forward(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        return self.together(x, sigma, (cond,))[0]
+
+    def together(self, x: Tensor, sigma: Tensor, conds: Sequence[Cond]) -> tuple[Tensor, ...]:
+        """The estimates of x (B, *) under each of several conditions, as calls one by one would give them."""
         sigma = sigma.to(device=x.device, dtype=torch.float64).expand(len(x))
         skip, out, _, _ = (spread(c, x) for c in self.parametrization.coefficients(sigma))
-        return skip * x + out * self._output(x, sigma, cond)
+        kept = skip * x
+        return tuple(kept + out * self._meant(found) for found in self._outputs(x, sigma, conds))
 
-    def _output(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
-        """What the network returns at sigma (B,), in x's dtype."""
+    def _meant(self, found: Tensor) -> Tensor:
+        """The part of the network's output that the parametrisation is about."""
+        return found
+
+    def _outputs(self, x: Tensor, sigma: Tensor, conds: Sequence[Cond]) -> tuple[Tensor, ...]:
+        """What the network returns at sigma (B,) under each condition, in x's dtype."""
         scale = spread(self.parametrization.coefficients(sigma).scale, x)
         noise = self.parametrization.coefficients(sigma.clamp(self.lo, self.hi)).noise
         weights = next(self.network.parameters(), x)
-        cond = cond.only(self.accepts)
-        cond = cond if self.edge is None else self.edge(x, cond)
+        shown = [self._shown(x, cond) for cond in conds]
         with _autocast(x.device, self.autocast):
-            seen = (scale * x).to(weights.dtype)
-            found: Tensor = self.network(seen, noise.to(_exact(weights)), cond)
-        return found.to(x.dtype)
+            seen, noise = (scale * x).to(weights.dtype), noise.to(_exact(weights))
+            return _under(self.network, seen, noise, shown, x.dtype)
+
+    def _shown(self, x: Tensor, cond: Cond) -> Cond:
+        """What the network is given of a condition."""
+        edge = self.edge
+
+        def make() -> Cond:
+            seen = cond.only(self.accepts)
+            return seen if edge is None else edge(x, seen)
+
+        return reuse.once(("shown", x.shape, x.dtype), (self.network, edge, cond), make)
 
 
 class Around(Denoiser):
@@ -179,9 +206,11 @@ class Around(Denoiser):
     2022, arXiv 2104.14951). The noise it has to start from shrinks likewise.
     """
 
-    def forward(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
-        middle = middle_of(cond, x)
-        return middle + super().forward(x - middle, sigma, cond)
+    def together(self, x: Tensor, sigma: Tensor, conds: Sequence[Cond]) -> tuple[Tensor, ...]:
+        if any(cond.image is not conds[0].image for cond in conds):
+            return one_below_the_other(self, x, sigma, conds)
+        middle = middle_of(conds[0], x)
+        return tuple(middle + D for D in super().together(x - middle, sigma, conds))
 
 
 def middle_of(cond: Cond, x: Tensor) -> Tensor:
@@ -198,20 +227,40 @@ class LearnedVariance(Denoiser):
     eq. 15; ADM). `guided.sample` asks for `std` on an ancestral path, which is one evaluation more for each step.
     """
 
-    def forward(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
-        sigma = sigma.to(device=x.device, dtype=torch.float64).expand(len(x))
-        skip, out, _, _ = (spread(c, x) for c in self.parametrization.coefficients(sigma))
-        return skip * x + out * self._output(x, sigma, cond).chunk(2, 1)[0]
+    def _meant(self, found: Tensor) -> Tensor:
+        return found.chunk(2, 1)[0]
 
     def std(self, x: Tensor, sigma: Tensor, level: Tensor, cond: Cond) -> Tensor:
         """The std (B, *) of x at `level`, () or (B,) and above 0, given x (B, *) at the higher sigma."""
         sigma, level = (s.to(device=x.device, dtype=torch.float64).expand(len(x)) for s in (sigma, level))
-        share = (self._output(x, sigma, cond).chunk(2, 1)[1] + 1) / 2
+        share = (self._outputs(x, sigma, (cond,))[0].chunk(2, 1)[1] + 1) / 2
         # In the variance-preserving frame: beta = 1 - abar / abar', and beta (1 - abar') / (1 - abar), the posterior's.
         high = ((sigma**2 - level**2) / (1 + sigma**2)).log()
         low = high + (level**2 * (1 + sigma**2) / (sigma**2 * (1 + level**2))).log()
         log_variance = share * spread(high, x) + (1 - share) * spread(low, x)
         return (0.5 * (log_variance + spread(torch.log1p(level**2), x))).exp()
+
+
+def one_below_the_other(denoise: Denoise, x: Tensor, sigma: Tensor, conds: Sequence[Cond]) -> tuple[Tensor, ...]:
+    """The estimates of x under each condition by one call, of x as many times."""
+    if len(conds) == 1:
+        return (denoise(x, sigma, conds[0]),)
+    levels = sigma if sigma.ndim == 0 else torch.cat([sigma] * len(conds))
+    return torch.split(denoise(torch.cat([x] * len(conds)), levels, _joined(x, conds)), len(x))
+
+
+def _joined(x: Tensor, conds: Sequence[Cond]) -> Cond:
+    return reuse.once(("joined", len(x)), tuple(conds), lambda: Cond.cat(conds, [len(x)] * len(conds)))
+
+
+def _under(
+    network: nn.Module, seen: Tensor, noise: Tensor, conds: Sequence[Cond], dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    """The network's outputs under each condition: one call, or what it may share where it takes several."""
+    if len(conds) == 1 or getattr(network, "takes_several", False):
+        return torch.split(network(seen, noise, *conds).to(dtype), len(seen))
+    found = network(torch.cat([seen] * len(conds)), torch.cat([noise] * len(conds)), _joined(seen, conds))
+    return torch.split(found.to(dtype), len(seen))
 
 
 def place_among(log_levels: Tensor, sigma: Tensor) -> Tensor:
@@ -268,11 +317,18 @@ class FromVP(nn.Module):
         return place_among(self.log_sigmas, sigma)
 
     def forward(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        return self.together(x, sigma, (cond,))[0]
+
+    def together(self, x: Tensor, sigma: Tensor, conds: Sequence[Cond]) -> tuple[Tensor, ...]:
+        """The estimates of x (B, *) under each of several conditions, as calls one by one would give them."""
         sigma = sigma.to(device=x.device, dtype=torch.float64).expand(len(x))
         skip, out, scale, _ = (spread(c, x) for c in self.parametrization.coefficients(sigma))
         weights = next(self.network.parameters(), x)
+        shown = [
+            reuse.once("shown", (self.network, cond), functools.partial(cond.only, self.accepts)) for cond in conds
+        ]
         with _autocast(x.device, self.autocast):
-            seen = (scale * x).to(weights.dtype)
-            found = self.network(seen, self.timestep(sigma).to(_exact(weights)), cond.only(self.accepts))
-        D: Tensor = skip * x + out * found.to(x.dtype)
-        return D
+            seen, t = (scale * x).to(weights.dtype), self.timestep(sigma).to(_exact(weights))
+            outputs = _under(self.network, seen, t, shown, x.dtype)
+        kept = skip * x
+        return tuple(kept + out * found for found in outputs)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from guided import solvers
+from guided import reuse, solvers
 from guided.cond import Cond
 from guided.denoiser import Denoise, spread
 from guided.solvers import Solver
@@ -83,6 +83,7 @@ def trajectory(
     step = solvers.default(path) if solver is None else solvers.by_name(solver) if isinstance(solver, str) else solver
     cond = cond if cond is not None else Cond()
     memory, state, lowest, D, deviation = None, None, math.inf, None, None
+    run = reuse.current() or reuse.Run()
     for move in range(start, len(path) - 1):
         here, there = path[move], path[move + 1]
         if there > here:
@@ -94,9 +95,10 @@ def trajectory(
                 state = None
             after = path[move + 2] if move + 2 < len(path) else there
             call, posterior = _Step(denoise, there, state), std if _is_posterior(path, move) else None
-            deviation = posterior(x, here, after, cond).to(x) if posterior else None
             walk = solvers.euler if posterior else step
-            x, memory = walk(call, x, here, there, cond, memory, torch.maximum(after, there))
+            with reuse.within(run):
+                deviation = posterior(x, here, after, cond).to(x) if posterior else None
+                x, memory = walk(call, x, here, there, cond, memory, torch.maximum(after, there))
             state, lowest, D = call.state, float(here), call.D
         yield float(there), x, D
 

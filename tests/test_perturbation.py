@@ -118,7 +118,7 @@ def test_eight_threads_never_see_each_others() -> None:
     changes = [None, IDENTITY, None, BLUR, Perturbation("blur", 1.5), SKIP, None, Perturbation("skip", layers="down")]
 
     def found(change: Perturbation | None) -> Tensor:
-        with applied(change):
+        with torch.no_grad(), applied(change):  # both belong to the thread
             return network(x, t, cond)
 
     alone = [found(change) for change in changes]

@@ -11,8 +11,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from guided import reuse
 from guided.cond import FIELDS, SEMANTIC, Cond
-from guided.denoiser import Denoise
+from guided.denoiser import Denoise, Together, one_below_the_other
 from guided.perturbation import Perturbation, applied
 
 
@@ -50,6 +51,17 @@ class Branch:
         if cond is not None and SEMANTIC & seen <= dropped:
             cond = cond if any(getattr(cond, field) is not None for field in BESIDE & seen - dropped) else None
         return Branch(self.denoise, cond, dropped, self.perturbation, self.guidance if "guidance" in seen else None)
+
+    def of(self, cond: Cond, x: Tensor) -> Cond:
+        """The condition of this branch, where the call's is `cond` and its images are x (B, *)."""
+        if self == BASE:
+            return cond
+        held = cond, self.cond, self.guidance
+        return reuse.once(("branch", self._recipe(), len(x), x.dtype), held, lambda: self._of(cond, x))
+
+    def _of(self, cond: Cond, x: Tensor) -> Cond:
+        given = cond if self.cond is None else _instead(self.cond, cond, len(x))
+        return _told(given.null(self.dropped) if self.dropped else given, self.guidance, x)
 
     def under(self, outer: Branch) -> Branch:
         """This branch of a guided denoiser, where that itself is evaluated as `outer`."""
@@ -106,14 +118,15 @@ def run(
 
 def _together(network: Denoise, group: list[Branch], x: Tensor, sigma: Tensor, cond: Cond) -> tuple[Tensor, ...]:
     """The estimates of branches that share one call."""
-    given = (cond if branch.cond is None else _instead(branch.cond, cond, len(x)) for branch in group)
-    conds = [_told(c.null(b.dropped) if b.dropped else c, b.guidance, x) for b, c in zip(group, given, strict=True)]
-    if len(group) == 1:
-        return (network(x, sigma, conds[0]),)
-    rows = [len(x)] * len(group)
-    levels = sigma if sigma.ndim == 0 else torch.cat([sigma] * len(group))
-    D = network(torch.cat([x] * len(group)), levels, Cond.cat(conds, rows))
-    return torch.split(D, len(x))
+    conds = [
+        reuse.once(
+            ("branch", branch._recipe(), len(x)), (cond, branch.cond, branch.guidance), lambda b=branch: b.of(cond, x)
+        )
+        for branch in group
+    ]
+    if len(conds) > 1 and isinstance(network, Together):
+        return network.together(x, sigma, conds)
+    return one_below_the_other(network, x, sigma, conds)
 
 
 def _told(cond: Cond, guidance: float | Tensor | None, x: Tensor) -> Cond:

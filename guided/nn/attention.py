@@ -10,6 +10,7 @@ A block with self-attention may be called under a `Perturbation` that names it; 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -18,16 +19,42 @@ from torch import Tensor, nn
 
 from guided.nn.attend import Size, attend, attend_changed, attend_copied, of_first_half
 from guided.nn.config import UNetConfig
+from guided.nn.layers import Linear, added, gated, norm_act
 from guided.perturbation import Change, Copied, Perturbation
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
+Project = Callable[[Tensor], tuple[Tensor, ...]]
+"""Tokens (B, T, C) -> keys and values, (B, heads, T, d) each."""
+
+
 class Context(NamedTuple):
-    """Text as attention reads it: tokens (B, T, C) and bias (B, 1, 1, T), 0 or -inf; no row is all -inf."""
+    """Text as attention reads it: tokens (B, T, C) and bias (B, 1, 1, T), 0 or -inf; no row is all -inf.
+
+    projected: the keys and values that layers have made of it, by layer; a context that lives for a run holds them.
+    """
 
     tokens: Tensor
     bias: Tensor
+    projected: dict[nn.Module, tuple[Tensor, Tensor]]
+
+    def keys_and_values(
+        self, layer: nn.Module, project: Callable[[Tensor], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, Tensor]:
+        """project(tokens), made once for a layer, but anew under gradients and in a compiler."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            k, v = project(self.tokens)
+            return k, v
+        if layer not in self.projected:
+            k, v = project(self.tokens)
+            self.projected[layer] = k.contiguous(), v.contiguous()
+        return self.projected[layer]
+
+
+def widened(x: Tensor, rows: int) -> Tensor:
+    """x (B, ...) under k conditions, (k B, ...) one below the other, where it is not yet."""
+    return x if len(x) == rows else x.repeat(rows // len(x), *[1] * (x.ndim - 1))
 
 
 def zero(module: Layer) -> Layer:
@@ -65,41 +92,41 @@ def size_of(h: Tensor) -> Size:
 
 def to_picture(x: Tensor, like: Tensor) -> Tensor:
     """(B, H * W, C) -> (B, C, H, W), H and W as in `like`."""
-    return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], *like.shape[-2:])
+    return x.transpose(1, 2).unflatten(2, like.shape[-2:])
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention on (B, N, C), N = H * W."""
+    """Multi-head self-attention on (B, N, C), N = H * W, plus another (B, N, C)."""
 
     def __init__(self, width: int, heads: int, bias: bool = True) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=bias)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width, bias=bias)
+        self.out = Linear(width, width)
 
-    def forward(self, x: Tensor, size: Size, change: Change | None = None) -> Tensor:
+    def forward(self, x: Tensor, size: Size, plus: Tensor, change: Change | None = None) -> Tensor:
         q, k, v = split(self.qkv(x), 3, self.heads)
         if isinstance(change, Copied):
-            return self.out(merge(attend(of_first_half(q), of_first_half(k), v)))  # type: ignore[no-any-return]
-        return self.out(merge(attend_changed(q, k, v, size, change)))  # type: ignore[no-any-return]
+            return added(self.out, merge(attend(of_first_half(q), of_first_half(k), v)), plus)
+        return added(self.out, merge(attend_changed(q, k, v, size, change)), plus)
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of (B, N, C) to the text."""
+    """Multi-head attention of (B, N, C) to the text, plus another (B, N, C)."""
 
     def __init__(self, width: int, context: int, heads: int, bias: bool = True) -> None:
         super().__init__()
         self.heads = heads
-        self.q = nn.Linear(width, width, bias=bias)
-        self.kv = nn.Linear(context, 2 * width, bias=bias)
-        self.out = nn.Linear(width, width)
+        self.q = Linear(width, width, bias=bias)
+        self.kv = Linear(context, 2 * width, bias=bias)
+        self.out = Linear(width, width)
 
-    def forward(self, x: Tensor, context: Context, change: Change | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Context, plus: Tensor, change: Change | None = None) -> Tensor:
         (q,) = split(self.q(x), 1, self.heads)
-        k, v = split(self.kv(context.tokens), 2, self.heads)
+        k, v = context.keys_and_values(self, lambda tokens: split(self.kv(tokens), 2, self.heads))
         if isinstance(change, Copied):
-            return self.out(merge(attend_copied(q, k, v, context.bias, change)))  # type: ignore[no-any-return]
-        return self.out(merge(attend(q, k, v, context.bias)))  # type: ignore[no-any-return]
+            return added(self.out, merge(attend_copied(q, k, v, context.bias, change)), plus)
+        return added(self.out, merge(attend(q, k, v, context.bias)), plus)
 
 
 class Perturbable(nn.Module):
@@ -131,7 +158,8 @@ class SelfBlock(Perturbable):
         change = self.mine(perturbation)
         if change is not None and change.kind == "skip":
             return h
-        return h + to_picture(self.self_attention(to_sequence(self.norm(h)), size_of(h), change), h)
+        y = to_sequence(norm_act(self.norm, h))
+        return to_picture(self.self_attention(y, size_of(h), to_sequence(h), change), h)
 
 
 class SelfCrossBlock(Perturbable):
@@ -151,9 +179,10 @@ class SelfCrossBlock(Perturbable):
         if change is not None and change.kind == "skip":
             return h
         x = to_sequence(h)
-        y = self.self_attention(to_sequence(self.norm(h)), size_of(h), change or self.copied(perturbation))
-        y = y + self.cross_attention(self.cross_norm(x + y), context, perturbation)
-        return h + to_picture(y, h)
+        y = to_sequence(norm_act(self.norm, h))
+        x = self.self_attention(y, size_of(h), x, change or self.copied(perturbation))
+        x = widened(x, len(context.tokens))
+        return to_picture(self.cross_attention(self.cross_norm(x), context, x, perturbation), h)
 
 
 class AddedBlock(Perturbable):
@@ -164,25 +193,29 @@ class AddedBlock(Perturbable):
         self.heads, self.parts = heads, 1 if text_only else 3
         self.has_self_attention = not text_only
         self.norm = group_norm(config, width)
-        self.qkv = nn.Linear(width, self.parts * width)
+        self.qkv = Linear(width, self.parts * width)
         norm = nn.GroupNorm(math.gcd(32, config.context), config.context)
         self.context_norm = norm if config.context_norm else None
-        self.text_kv = nn.Linear(config.context, 2 * width)
-        self.out = zero(nn.Linear(width, width))
+        self.text_kv = Linear(config.context, 2 * width)
+        self.out = zero(Linear(width, width))
 
     def forward(self, h: Tensor, context: Context, perturbation: Change | None = None) -> Tensor:
         change = self.mine(perturbation)
         if change is not None and change.kind == "skip":
             return h
-        tokens, bias = context
-        if self.context_norm is not None:
-            tokens = self.context_norm(tokens.transpose(1, 2)).transpose(1, 2)
-        k, v = split(self.text_kv(tokens), 2, self.heads)
-        q, *own = split(self.qkv(to_sequence(self.norm(h))), self.parts, self.heads)
+        h, bias = widened(h, len(context.tokens)), context.bias
+        k, v = context.keys_and_values(self, self._text)
+        q, *own = split(self.qkv(to_sequence(norm_act(self.norm, h))), self.parts, self.heads)
         if own:
             k, v = torch.cat((k, own[0]), 2), torch.cat((v, own[1]), 2)
             bias = F.pad(bias, (0, q.shape[2]))
-        return h + to_picture(self.out(merge(attend_changed(q, k, v, size_of(h), change, bias))), h)
+        y = added(self.out, merge(attend_changed(q, k, v, size_of(h), change, bias)), to_sequence(h))
+        return to_picture(y, h)
+
+    def _text(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        if self.context_norm is not None:
+            tokens = self.context_norm(tokens.transpose(1, 2)).transpose(1, 2)
+        return split(self.text_kv(tokens), 2, self.heads)
 
 
 class TransformerLayer(Perturbable):
@@ -200,21 +233,22 @@ class TransformerLayer(Perturbable):
         self.norm2 = nn.LayerNorm(width) if context else None
         self.cross_attention = CrossAttention(width, context, heads, bias=False) if context else None
         self.norm3 = nn.LayerNorm(width)
-        self.mlp_in = nn.Linear(width, 8 * width)
-        self.mlp_out = nn.Linear(4 * width, width)
+        self.mlp_in = Linear(width, 8 * width)
+        self.mlp_out = Linear(4 * width, width)
 
     def forward(self, x: Tensor, size: Size, context: Context | None, perturbation: Change | None) -> Tensor:
         change = self.mine(perturbation)
         if change is not None and change.kind == "skip":
             return x
         if self.self_attention is not None:
-            x = x + self.self_attention(self.norm1(x), size, change or self.copied(perturbation))
+            x = self.self_attention(self.norm1(x), size, x, change or self.copied(perturbation))
         if self.first_cross_attention is not None:
-            x = x + self.first_cross_attention(self.norm1(x), context, perturbation)
+            x = widened(x, len(context.tokens))
+            x = self.first_cross_attention(self.norm1(x), context, x, perturbation)
         if self.cross_attention is not None and self.norm2 is not None:
-            x = x + self.cross_attention(self.norm2(x), context, perturbation)
-        value, gate = self.mlp_in(self.norm3(x)).chunk(2, -1)
-        return x + self.mlp_out(value * F.gelu(gate))  # type: ignore[no-any-return]
+            x = widened(x, len(context.tokens))
+            x = self.cross_attention(self.norm2(x), context, x, perturbation)
+        return added(self.mlp_out, gated(self.mlp_in, self.norm3(x)), x)
 
 
 class Transformer(nn.Module):
@@ -224,16 +258,16 @@ class Transformer(nn.Module):
         super().__init__()
         self.norm = group_norm(config, width, 1e-6)
         # A 1x1 convolution is a linear map of the channels: both published layouts are this one matrix.
-        self.proj_in = nn.Linear(width, width)
+        self.proj_in = Linear(width, width)
         layers = (TransformerLayer(width, config.context, heads, text_only) for _ in range(depth))
         self.layers = nn.ModuleList(layers)
-        self.proj_out = zero(nn.Linear(width, width))
+        self.proj_out = zero(Linear(width, width))
 
     def forward(self, h: Tensor, context: Context | None, perturbation: Change | None = None) -> Tensor:
-        x = self.proj_in(to_sequence(self.norm(h)))
+        x = self.proj_in(to_sequence(norm_act(self.norm, h)))
         for layer in self.layers:
             x = layer(x, size_of(h), context, perturbation)
-        return h + to_picture(self.proj_out(x), h)
+        return to_picture(added(self.proj_out, x, to_sequence(widened(h, len(x)))), h)
 
 
 def attention_blocks(config: UNetConfig, width: int, depth: int, text_only: bool) -> list[nn.Module]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from guided.nn.attend import Size
-from guided.nn.attention import Context, attention_blocks, group_norm, zero
+from guided.nn.attention import Context, attention_blocks, group_norm, widened, zero
 from guided.nn.config import UNetConfig
+from guided.nn.layers import Conv2d, Linear, added, norm_act
 from guided.perturbation import Change
 
 
@@ -27,18 +27,6 @@ def double(h: Tensor, size: Size) -> Tensor:
     return F.interpolate(h, scale_factor=2.0, mode="nearest")[..., : size[0], : size[1]]
 
 
-def modulated_norm(norm: nn.GroupNorm, h: Tensor, modulation: Tensor) -> Tensor:
-    """norm(h) * (1 + scale) + shift, for modulation = (scale, shift) of shape (B, 2 C)."""
-    scale, shift = modulation.chunk(2, 1)
-    # With the samples side by side as channels, the norm's own affine map is free to differ between them: this
-    # is one pass over h instead of two, and the second would cost more than the norm.
-    b, c = h.shape[:2]
-    gain = 1 + scale.to(norm.weight.dtype)
-    weight, bias = norm.weight * gain, norm.bias * gain + shift.to(norm.bias.dtype)
-    rows = h.reshape(1, b * c, *h.shape[2:])
-    return torch.group_norm(rows, b * norm.num_groups, weight.flatten(), bias.flatten(), norm.eps).view(h.shape)
-
-
 class ResBlock(nn.Module):
     """Two convolutions with the embedding in between, and a residual; may halve ("down") or double ("up").
 
@@ -50,24 +38,24 @@ class ResBlock(nn.Module):
         self.move, self.scale_shift, self.residual_scale = move, config.scale_shift, config.residual_scale
         self.act = activation(config.act)
         self.norm1 = group_norm(config, width_in)
-        self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
-        self.embed = nn.Linear(config.embedding, width * (2 if config.scale_shift else 1))
+        self.conv1 = Conv2d(width_in, width, 3, padding=1)
+        self.embed = Linear(config.embedding, width * (2 if config.scale_shift else 1))
         self.norm2 = group_norm(config, width)
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
-        self.conv2 = zero(nn.Conv2d(width, width, 3, padding=1))
-        self.skip = nn.Conv2d(width_in, width, 1) if width != width_in else nn.Identity()
+        self.conv2 = zero(Conv2d(width, width, 3, padding=1))
+        self.skip = Conv2d(width_in, width, 1) if width != width_in else nn.Identity()
 
     def forward(self, h: Tensor, embedding: Tensor, size: Size | None = None) -> Tensor:
-        y = self.act(self.norm1(h))
+        y = norm_act(self.norm1, h, self.act)
         if self.move == "down":
             h, y = halve(h), halve(y)
         elif self.move == "up":
             assert size is not None
             h, y = double(h, size), double(y, size)
         y = self.conv1(y)
-        e = self.embed(embedding)
-        y = modulated_norm(self.norm2, y, e) if self.scale_shift else self.norm2(y + e[..., None, None])
-        out: Tensor = self.skip(h) + self.conv2(self.dropout(self.act(y)))
+        e = widened(self.embed(embedding), len(h))
+        y = norm_act(self.norm2, y, self.act, **({"affine": e} if self.scale_shift else {"add": e}))
+        out = added(self.conv2, self.dropout(y), self.skip(h))
         return out if self.residual_scale == 1 else out / self.residual_scale
 
 
@@ -76,7 +64,7 @@ class Down(nn.Module):
 
     def __init__(self, config: UNetConfig, width: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=1) if config.resample == "conv" else None
+        self.conv = Conv2d(width, width, 3, stride=2, padding=1) if config.resample == "conv" else None
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         return halve(h) if self.conv is None else self.conv(h)  # type: ignore[no-any-return]
@@ -87,7 +75,7 @@ class Up(nn.Module):
 
     def __init__(self, config: UNetConfig, width: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1) if config.resample == "conv" else None
+        self.conv = Conv2d(width, width, 3, padding=1) if config.resample == "conv" else None
 
     def forward(self, h: Tensor, embedding: Tensor, size: Size) -> Tensor:
         h = double(h, size)

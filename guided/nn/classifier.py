@@ -10,6 +10,7 @@ from guided.nn.attend import Size, attend
 from guided.nn.attention import group_norm, merge, split, to_sequence
 from guided.nn.blocks import activation
 from guided.nn.config import UNetConfig
+from guided.nn.layers import Conv2d, Linear, norm_act
 from guided.nn.ports import SpacePort, VectorPort
 from guided.nn.unet import Body, levels, middle, way_down
 
@@ -24,8 +25,8 @@ class PicturePool(nn.Module):
         super().__init__()
         self.heads = heads
         self.position = nn.Parameter(torch.randn(places + 1, width) / width**0.5)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, out)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, out)
 
     def forward(self, h: Tensor) -> Tensor:
         x = to_sequence(h)
@@ -55,7 +56,7 @@ class EncoderUNet(Body):
         self.act = activation(config.act)
         self.vector = VectorPort(config, self.act)
         self.space = SpacePort(config)
-        self.conv_in = nn.Conv2d(config.in_channels + 2 * config.coordinates, config.widths[0], 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels + 2 * config.coordinates, config.widths[0], 3, padding=1)
         self.down, _ = way_down(config)
         self.middle = middle(config)
         width, places = config.widths[-1], 1
@@ -83,4 +84,4 @@ class EncoderUNet(Body):
                 h = self._run(level.move, h, embedding)
         for stage in self.middle:
             h = self._run(stage, h, embedding, None)
-        return self.pool(self.act(self.norm_out(h)))  # type: ignore[no-any-return]
+        return self.pool(norm_act(self.norm_out, h, self.act))  # type: ignore[no-any-return]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from guided.nn.attend import attend
 from guided.nn.attention import merge, split
 from guided.nn.config import UNetConfig
+from guided.nn.layers import Linear
 
 
 class Sinusoid(nn.Module):
@@ -48,9 +49,9 @@ class MLP(nn.Module):
 
     def __init__(self, width: int, embed: int, act: nn.Module) -> None:
         super().__init__()
-        self.inner = nn.Linear(width, embed)
+        self.inner = Linear(width, embed)
         self.act = act
-        self.outer = nn.Linear(embed, embed)
+        self.outer = Linear(embed, embed)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.outer(self.act(self.inner(x)))  # type: ignore[no-any-return]
@@ -72,9 +73,9 @@ class AttentionPool(nn.Module):
         self.heads = heads
         self.norm_in = nn.LayerNorm(width)
         self.position = nn.Parameter(torch.randn(1, width) / width**0.5)
-        self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(width, 2 * width)
-        self.proj = nn.Linear(width, embed)
+        self.q = Linear(width, width)
+        self.kv = Linear(width, 2 * width)
+        self.proj = Linear(width, embed)
         self.norm_out = nn.LayerNorm(embed)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:

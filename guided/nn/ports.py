@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from guided import reuse
 from guided.nn.attention import Context, zero
 from guided.nn.config import UNetConfig
 from guided.nn.embeddings import MLP, AttentionPool, number_embedding
+from guided.nn.layers import Linear
 
 if TYPE_CHECKING:
     from guided.cond import Cond
@@ -110,17 +112,22 @@ class SequencePort(nn.Module):
         # Encoders differ a hundredfold in the size of their states; attention learns well from unit variance.
         self.norm = nn.LayerNorm(self.width) if config.token_norm else None
         self.null = nn.Parameter(torch.randn(self.width) * 0.02) if config.null_token else None
-        self.project = nn.Linear(self.width, config.cross_width) if config.cross_width else None
+        self.project = Linear(self.width, config.cross_width) if config.cross_width else None
         heads = config.pool_heads
         self.pool = AttentionPool(self.width, config.embedding, heads) if heads else None
 
     def forward(self, x: Tensor, cond: Cond) -> tuple[Context, Tensor | None]:
+        """x (B, ...) says how many, in which dtype and where; found once in a run for the same text."""
+        kind = ("context", len(x), x.dtype, torch.is_autocast_enabled(x.device.type))
+        return reuse.once(kind, (self, cond.tokens, cond.mask), lambda: self._read(x, cond))
+
+    def _read(self, x: Tensor, cond: Cond) -> tuple[Context, Tensor | None]:
         tokens, mask = self._sequence(x, cond)
         pooled = None if self.pool is None else self.pool(tokens, mask)
         if self.project is not None:
             tokens = self.project(tokens)
         bias = torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill(~mask, -math.inf)
-        return Context(tokens, bias[:, None, None]), pooled
+        return Context(tokens, bias[:, None, None], {}), pooled
 
     def _sequence(self, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         batch = x.shape[0]

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from guided.nn.attention import Context, Perturbable, group_norm, zero
+from guided import reuse
+from guided.cond import Cond
+from guided.nn.attention import Context, Perturbable, group_norm, widened, zero
 from guided.nn.blocks import Stage, activation, down, up
 from guided.nn.config import UNetConfig
+from guided.nn.layers import Conv2d, norm_act
 from guided.nn.ports import SequencePort, SpacePort, VectorPort
 from guided.perturbation import Change, Copied, active
-
-if TYPE_CHECKING:
-    from guided.cond import Cond
 
 
 class Level(nn.Module):
@@ -51,6 +51,9 @@ class UNet(Body):
     `guided.perturbation.Perturbation` can act on.
     """
 
+    takes_several = True
+    """It may be given several conditions for one x."""
+
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
@@ -61,30 +64,47 @@ class UNet(Body):
         self.space = SpacePort(config)
         width = config.widths[0]
         channels = config.in_channels + config.image_channels + config.presence + 2 * config.coordinates
-        self.conv_in = nn.Conv2d(channels * config.patch**2, width, 3, padding=1)
+        self.conv_in = Conv2d(channels * config.patch**2, width, 3, padding=1)
         self.down, skips = way_down(config)
         self.middle = middle(config)
         self.up = way_up(config, skips)
         self.norm_out = group_norm(config, width)
-        self.conv_out = zero(nn.Conv2d(width, config.out_channels * config.patch**2, 3, padding=1))
+        self.conv_out = zero(Conv2d(width, config.out_channels * config.patch**2, 3, padding=1))
         self._perturbable = name_layers(self)
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
-        """x (B, C, H, W) of any size, c_noise (B,) or () -> (B, C_out, H, W); ValueError for shapes it cannot join."""
+    def forward(self, x: Tensor, c_noise: Tensor, *conds: Cond) -> Tensor:
+        """x (B, C, H, W) of any size, c_noise (B,) or () -> (B, C_out, H, W); ValueError for shapes it cannot join.
+
+        Several conditions: x under each of them, (k B, C_out, H, W), one below the other. Where they differ in their
+        text alone, what stands before the first layer that reads text is the same for all, and done once.
+        """
+        cond, text, rows = conds[0], conds[0], len(x)
+        if len(conds) > 1 and self._differ_in_text(conds):
+            text, rows = reuse.once(("texts", len(x)), conds, lambda: _texts(conds, len(x))), len(x) * len(conds)
+        elif len(conds) > 1:
+            cond = text = reuse.once(("all", len(x)), conds, lambda: Cond.cat(conds, [len(x)] * len(conds)))
+            x, c_noise, rows = torch.cat([x] * len(conds)), widened(c_noise.expand(len(x)), rows), len(x) * len(conds)
         embedding = self.vector(x, c_noise, cond)
         context = None
         if self.sequence is not None:
-            context, pooled = self.sequence(x, cond)
+            context, pooled = self.sequence(x.new_empty(rows, 0), text)
             embedding = embedding if pooled is None else embedding + pooled
         seen = self.act(embedding), context, self._perturbation()
-        h, skips = self._go_down(self.conv_in(self._folded(self.space(x, cond))), *seen)
+        h, skips = self._go_down(self.conv_in(laid_out(self._folded(self.space(x, cond)))), *seen)
         for stage in self.middle:
             h = self._run(stage, h, *seen)
         h = self._go_up(h, skips, *seen)
-        out: Tensor = self.conv_out(self.act(self.norm_out(h)))
+        out: Tensor = self.conv_out(norm_act(self.norm_out, h, self.act)).contiguous()
         if self.config.patch > 1:
             out = F.pixel_shuffle(out, self.config.patch)[..., : x.shape[2], : x.shape[3]]
         return out
+
+    def _differ_in_text(self, conds: Sequence[Cond]) -> bool:
+        """Whether nothing but what attention reads is another object in these conditions, as far as it is seen."""
+        if self.sequence is None or self.sequence.pool is not None or isinstance(active(), Copied):
+            return False
+        beside = self.accepts - {"tokens", "mask"}
+        return all(getattr(cond, name) is getattr(conds[0], name) for cond in conds for name in beside)
 
     def _folded(self, h: Tensor) -> Tensor:
         """Squares of pixels as channels; what does not fill one is filled with the border's pixels."""
@@ -147,11 +167,23 @@ class UNet(Body):
         for level in levels(self.up):
             for stage in level.stages:
                 if every or stage is level.stages[0]:
-                    h = torch.cat((h, skips.pop()), 1)
+                    h = torch.cat((h, widened(skips.pop(), len(h))), 1)
                 h = self._run(stage, h, embedding, context, perturbation)
             if level.move is not None:
                 h = self._run(level.move, h, embedding, skips[-1].shape[-2:])
         return h
+
+
+def laid_out(h: Tensor) -> Tensor:
+    """h with channels last for inference on a CPU, where its kernels are faster; training is faster as it is."""
+    if h.device.type == "cpu" and not torch.is_grad_enabled():
+        return h.contiguous(memory_format=torch.channels_last)
+    return h
+
+
+def _texts(conds: Sequence[Cond], batch: int) -> Cond:
+    """The texts of several conditions of a batch, one below the other."""
+    return Cond.cat([Cond(tokens=cond.tokens, mask=cond.mask) for cond in conds], [batch] * len(conds))
 
 
 def name_layers(network: nn.Module) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from guided import solvers
+from guided import reuse, solvers
 from guided.cond import Cond
 from guided.denoiser import Denoise
 from guided.solvers import Solver
@@ -36,10 +36,11 @@ def integrate(
     step = solvers.by_name(solver) if isinstance(solver, str) else solver
     cond = cond if cond is not None else Cond()
     memory = None
-    for here, there in pairwise(path):
-        start = torch.clamp(there, max=lo) if here == 0 else here
-        if there != start:
-            x, memory = step(denoise, x, start, there, cond, memory, there)
+    with reuse.running():
+        for here, there in pairwise(path):
+            start = torch.clamp(there, max=lo) if here == 0 else here
+            if there != start:
+                x, memory = step(denoise, x, start, there, cond, memory, there)
     return x
 
 

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from guided.nn import UNetConfig, preset
-from guided.nn.blocks import ResBlock, double, halve, modulated_norm
+from guided.nn.blocks import ResBlock, double, halve
 from guided.nn.embeddings import AttentionPool, Fourier, Sinusoid
+from guided.nn.layers import modulated_norm
 from tests.nn.tools import wake
 
 CONFIG = preset("tiny")

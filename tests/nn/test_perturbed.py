@@ -142,7 +142,7 @@ def test_every_block_is_its_formula(kind: str) -> None:
     (block.layers[1] if kind == "transformer" else block).name = "a"
     h, tokens = torch.randn(2, 8, *SIZE, dtype=torch.float64), torch.randn(2, 3, 6, dtype=torch.float64)
     bias = torch.tensor([[0, 0, -math.inf], [0.0, 0, 0]], dtype=torch.float64)[:, None, None]
-    context = Context(tokens, bias)
+    context = Context(tokens, bias, {})
     plain = h + FORMULAS[kind](block, h, context, None)
     torch.testing.assert_close(block(h, context), plain, rtol=1e-11, atol=1e-12)
     for change in CHANGES:

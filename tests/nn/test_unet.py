@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from guided.cond import Cond
-from guided.nn import UNet, UNetConfig, preset
+from guided.nn import UNet, UNetConfig, native, preset
 from tests.nn.tools import FULL, TEXT, awake, inputs
 
 KINDS = ("self", "cross", "added", "transformer")
@@ -191,8 +191,9 @@ def test_squares_of_pixels_come_back_to_their_places(patch: int) -> None:
         assert torch.equal(network(x, torch.zeros(2), Cond()), x)
 
 
-def test_a_local_network_sees_no_place_and_no_far_pixel() -> None:
+def test_a_local_network_sees_no_place_and_no_far_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shifted by whole squares, away from the border, the same comes out; that is what windows rely on."""
+    monkeypatch.setattr(native, "library", lambda: None)
     config = replace(preset("tiny-local"), groups=1, scale_shift=False)
     network = awake(config)
     for module in network.modules():
