@@ -16,7 +16,18 @@ from torch import Tensor
 
 from guided.bench import timing
 
-_MEASURED = ("nn", "guide", "solvers", "train", "sampling.py", "denoiser.py", "reuse.py", "cond.py", "path.py")
+_MEASURED = (
+    "nn",
+    "guide",
+    "solvers",
+    "train",
+    "sampling.py",
+    "denoiser.py",
+    "frames.py",
+    "reuse.py",
+    "cond.py",
+    "path.py",
+)
 
 
 @dataclass(frozen=True)
@@ -71,8 +82,8 @@ def _code() -> str:
     found = hashlib.sha256()
     for part in _MEASURED:
         place = root / part
-        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            found.update(file.read_bytes() if file.is_file() else b"")
+        for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
+            found.update(file.read_bytes() if file.suffix in (".py", ".cpp") and file.is_file() else b"")
     return found.hexdigest()[:8]
 
 

@@ -79,6 +79,21 @@ def test_the_flags_hold_within_a_call_and_no_longer() -> None:
     assert torch.backends.mkldnn.matmul.fp32_precision == torch.backends.mkldnn.conv.fp32_precision == "none"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", [False, True])
+def test_freezing_takes_effect(pair: Pair, flag: bool) -> None:
+    """A frozen network's weights lie packed for oneDNN, which the compiled code calls by name."""
+    from torch._inductor.utils import run_and_get_code
+
+    setting, batch = tuned.best("cpu", F32, flag)[-1], inputs(TINY, 2)
+    forward = setting.prepared(pair)
+    with torch.no_grad():
+        found, code = run_and_get_code(lambda: forward(setting.laid(batch)))
+    assert "_frozen_param" in "".join(code) and "mkldnn._convolution_pointwise" in "".join(code)
+    assert cases.apart(found, pair.exact(batch)) < 1e-5
+    tuned.forget()
+
+
 def test_settings_say_what_they_are_and_the_best_are_more_than_one() -> None:
     assert str(tuned.default()) == "float32, eager NCHW" and str(tuned.default(BF16)) == "bfloat16, eager NCHW"
     assert str(Setting(autocast=BF16)) == "float32, autocast bfloat16, eager NCHW"

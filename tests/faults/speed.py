@@ -63,6 +63,13 @@ SPEEDS = [
         f"{SPEED}::test_the_flags_hold_within_a_call_and_no_longer",
     ),
     Fault(
+        "bench of speed: the peer's weights are not frozen",
+        "guided/bench/tuned.py",
+        "with inductor.patch(dict(options)):",
+        "with contextlib.nullcontext():",
+        f"{SPEED}::test_freezing_takes_effect",
+    ),
+    Fault(
         "bench of speed: layers that begin as nothing stay so",
         "guided/bench/networks.py",
         "if float(parameter.detach().std(correction=0)) == 0:",
