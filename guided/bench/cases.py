@@ -32,11 +32,15 @@ class Made:
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One thing that is measured. setting: how it is set up, for the reader; make: sets it up."""
+    """One thing that is measured. setting: how it is set up, for the reader; make: sets it up.
+
+    work: its FLOP as a share of the group's.
+    """
 
     name: str
     setting: str
     make: Callable[[], Made]
+    work: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +65,9 @@ class Case:
 class Group:
     """Cases measured in the same rounds. truth: what all of them should compute, for the first images of a batch.
 
-    unit: "s" or "B". flops: of one run, where known, and peak: the most FLOP/s that a matrix product reaches, measured
-    when it is asked for. done: called once the group is measured. warm: runs before the first round. most: rounds that
-    are enough, where one costs much and tells all.
+    unit: "s" or "B". flops: of one run, where known, as torch counts it of the peer; peak: the most FLOP/s that a matrix
+    product reaches, measured when it is asked for. done: called once the group is measured. warm: runs before the first
+    round. most: rounds that are enough, where one costs much and tells all.
     """
 
     cases: tuple[Case, ...]
@@ -175,7 +179,8 @@ def _measured(
         best = min(peers, key=lambda side: median(costs[names[side]]))
         mine, theirs = costs[names[case.ours]], costs[names[best]]
         by_round = timing.ratios(mine, theirs)
-        shares = [flops / reach / median(cost) if flops and reach else None for cost in (mine, theirs)]
+        pairs = ((case.ours, mine), (best, theirs))
+        shares = [one.work * flops / reach / median(cost) if flops and reach else None for one, cost in pairs]
         listed.append(
             Record(
                 k,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ def _group(pair: Pair, count: int, steps: int) -> Group:
     whole = cfg(W, negative=Cond(tokens=null[:1], mask=torch.ones_like(null[:1, :, 0], dtype=torch.bool)))
     lo, hi = interval(levels)
     ours = _ours("ours", pair, batch, levels, whole)
-    part = _ours(f"ours, guided in {SHARE:.0%} of the steps", pair, batch, levels, whole.during(lo, hi), apart=True)
+    part = _ours(f"ours, guided in {SHARE:.0%} of the steps", pair, batch, levels, whole.during(lo, hi), SHARE)
 
     def peers(name: str, settings: Sequence[Setting]) -> tuple[str, tuple[Side, ...]]:
         return name, tuple(_theirs(name, pair, batch, null, steps, setting) for setting in settings)
@@ -94,17 +95,18 @@ def _group(pair: Pair, count: int, steps: int) -> Group:
         for side, (name, sides) in listed
     )
     exact = functools.partial(_exact, pair, batch, null, steps)
-    return speed.group(pair, cases, lambda: 2 * steps * speed.flops(pair, batch), torch.float32, exact)
+    group = speed.group(pair, cases, lambda: 2 * steps * speed.flops(pair, batch), torch.float32, exact)
+    return replace(group, warm=1)  # the first run calls the network often enough
 
 
-def _ours(name: str, pair: Pair, batch: Inputs, levels: Tensor, guide: Term | Guide, apart: bool = False) -> Side:
-    """Our loop; apart: its pictures are others by design, so that nothing is compared."""
+def _ours(name: str, pair: Pair, batch: Inputs, levels: Tensor, guide: Term | Guide, share: float = 1.0) -> Side:
+    """Our loop, guided in a share of its steps; where that is not 1 its pictures are others, and not compared."""
 
     def make() -> Made:
         run = our_run(pair, batch, levels, guide)
-        return Made(run) if apart else no_grad(run)
+        return no_grad(run) if share == 1 else Made(run)
 
-    return Side(name, f"float32, {guide!r}", make)
+    return Side(name, f"float32, {guide!r}", make, (1 + share) / 2)
 
 
 def our_run(pair: Pair, batch: Inputs, levels: Tensor, guide: Term | Guide) -> Callable[[], Tensor]:

@@ -178,6 +178,9 @@ def test_shares_of_the_peak_and_outputs_that_are_apart() -> None:
     )
     (row,) = rows([group])
     assert (row.ours_share, row.peer_share, row.flops) == (0.25, 0.125, 30.0)
+    half = dataclasses.replace(side("ours", 2.0), work=0.5)
+    less = Group((Case("x", half, (side("peer", 4.0),)),), None, cost, flops=lambda: 30.0, peak=lambda: 60.0)
+    assert rows([less])[0].ours_share == 0.125 == rows([less])[0].peer_share
     truth = torch.tensor([3.0, 4.0], dtype=torch.float64)
     assert cases.apart(torch.tensor([3.0, 4.5, 9.0]), truth) == pytest.approx(0.1)
 

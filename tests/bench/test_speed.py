@@ -169,6 +169,9 @@ def test_loops_end_at_the_same_picture_and_an_interval_covers_its_share() -> Non
         assert row.ours_error is not None and row.ours_error < 1e-4
         assert row.peer_error is not None and row.peer_error < 1e-4
     part = found[f"{title}: ours, guided in 40% of the steps / ours, guided in every step"]
+    # Four of ten steps take two calls, and six take one.
+    assert part.ours_share and part.peer_share
+    assert part.ours_share / part.peer_share == pytest.approx(0.7 * part.peer / part.ours)
     assert part.ours_error is None and part.ratio > 0 and ".during(" in part.ours_setting
     levels = looping.path(25)
     lo, hi = looping.interval(levels)
