@@ -65,7 +65,7 @@ class Case:
 class Group:
     """Cases measured in the same rounds. truth: what all of them should compute, for the first images of a batch.
 
-    unit: "s" or "B". flops: of one run, where known, as torch counts it of the peer; peak: the most FLOP/s that a matrix
+    unit: "s" or "B". flops: of one run, where known, as torch counts the peer's; peak: the most FLOP/s that a matrix
     product reaches, measured when it is asked for. done: called once the group is measured. warm: runs before the first
     round. most: rounds that are enough, where one costs much and tells all.
     """

@@ -261,7 +261,7 @@ def test_a_process_of_its_own_says_what_a_step_adds() -> None:
         for name in ("diffusers", "diffusers, checkpointed", "ours")
     }
     # 35 million gradients in float32 are 141 MB, and what is kept for the backward at least as much again.
-    assert found["diffusers"] > 300e6 > found["diffusers, checkpointed"] > 141e6 and found["ours"] > 282e6
+    assert found["diffusers"] > 1.3 * found["diffusers, checkpointed"] > 1.3 * 141e6 and found["ours"] > 282e6
 
 
 def test_cheap_checkpointing_is_left_out_where_it_is_not_known(monkeypatch: pytest.MonkeyPatch, pair: Pair) -> None:
