@@ -14,7 +14,7 @@ from torch import Tensor
 
 from guided.bench import timing
 from guided.bench.machine import Machine
-from guided.bench.record import Log, Record, key, quantity
+from guided.bench.record import Log, Record, key, means, quantity
 from guided.bench.timing import Meter, Run, Watch, seconds
 
 
@@ -104,7 +104,7 @@ def measure(
 
     watch: (share done, note). tell: is told what was left out. The geometric means of families come last.
     """
-    families: dict[str, list[Record]] = {}
+    found = []
     for place, group in enumerate(groups):
         count = min(rounds, group.most or rounds)
         keys = {case.key(command, count, machine): case for case in group.cases}
@@ -113,40 +113,16 @@ def measure(
             part = functools.partial(_part, watch, place, len(groups))
             for record in _measured(group, missing, count, command, machine, part, tell):
                 log.add(record)
-        for k, case in keys.items():
+        for k in keys:
             if k in log:
+                found.append(log[k])
                 yield log[k]
-                if case.family:
-                    families.setdefault(case.family, []).append(log[k])
     watch(1.0, "")
-    for name, members in families.items():
-        if len(members) > 1:
-            yield _mean(name, members)
+    yield from means(found)
 
 
 def _part(watch: Watch, place: int, count: int, done: float, note: str) -> None:
     watch((place + done) / count, note)
-
-
-def _mean(name: str, members: Sequence[Record]) -> Record:
-    """The geometric mean of a family's rows."""
-    found = timing.together([record.ratios for record in members])
-    ours, peer = (timing.geometric([getattr(record, side) for record in members]) for side in ("ours", "peer"))
-    return dataclasses.replace(
-        members[0],
-        key=key([record.key for record in members]),
-        name=f"{name}, geometric mean over batches",
-        ours=ours,
-        peer=peer,
-        ratio=found.value,
-        low=found.low,
-        high=found.high,
-        ratios=[],
-        ours_error=None,
-        peer_error=None,
-        ours_share=None,
-        peer_share=None,
-    )
 
 
 def _measured(
@@ -202,6 +178,7 @@ def _measured(
                 ratios=by_round,
                 machine=machine.facts(),
                 date=time.strftime("%Y-%m-%d"),
+                family=case.family,
             )
         )
     return listed

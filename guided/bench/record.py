@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from guided.bench import timing
 
 SHOWN = ("name", "ours", "peer", "ratio", "low", "high")
 """What `--json` prints of a row."""
@@ -18,8 +20,8 @@ class Record:
     """One comparison. ours, peer: medians in `unit`, "s" or "B"; ratio: peer / ours, so above 1 ours costs less.
 
     low, high: its 95 % interval. tried: every setting of the peer that was measured, with its median; peer_setting is
-    the best of them. *_error: relative to float64. *_share: of the machine's measured peak. flops: of one
-    run. ratios: round by round.
+    the best of them. *_error: relative to float64. *_share: of the machine's measured peak. flops: of one run. ratios:
+    round by round. family: rows of one family have a geometric mean.
     """
 
     key: str
@@ -43,6 +45,7 @@ class Record:
     ratios: list[float] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
     date: str = ""
+    family: str = ""
 
     def shown(self) -> dict[str, Any]:
         """The six fields for programs."""
@@ -102,6 +105,35 @@ def read(file: pathlib.Path) -> list[Record]:
 def key(settings: Any) -> str:
     """A short hash of settings."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def means(records: Iterable[Record]) -> list[Record]:
+    """The geometric mean of each family that has more than one row, its members of one machine."""
+    families: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        if record.family:
+            families.setdefault((record.family, json.dumps(record.machine)), []).append(record)
+    return [_mean(members) for members in families.values() if len(members) > 1]
+
+
+def _mean(members: Sequence[Record]) -> Record:
+    found = timing.together([record.ratios for record in members])
+    first = members[0]
+    ours, peer = (timing.geometric([getattr(record, side) for record in members]) for side in ("ours", "peer"))
+    return Record(
+        key([record.key for record in members]),
+        first.command,
+        f"{first.family}, geometric mean over batches",
+        ours,
+        peer,
+        *found,
+        unit=first.unit,
+        rounds=first.rounds,
+        ours_setting=first.ours_setting,
+        peer_setting=" | ".join(dict.fromkeys(record.peer_setting for record in members)),
+        machine=first.machine,
+        date=first.date,
+    )
 
 
 def latest(records: Iterable[Record]) -> list[Record]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from guided.bench.machine import Machine
-from guided.bench.record import Record, latest, quantity
+from guided.bench.record import Record, latest, means, quantity
 from guided.bench.timing import INTERVAL
 
 _ABOUT = {
@@ -55,6 +55,7 @@ def _shares(record: Record) -> list[str]:
 def results(records: Sequence[Record]) -> str:
     """The last row of each name as a page of Markdown, by machine and command."""
     rows = latest(records)
+    rows += means(rows)
     lines = ["# What `guided bench` measured", ""]
     lines += [
         "`ratio` is peer / ours: above 1, ours costs less. Rounds are interleaved, each in a random order; times are",

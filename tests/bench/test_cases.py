@@ -91,6 +91,7 @@ def test_rows_of_a_family_have_a_geometric_mean_that_resumes_too(tmp_path: pathl
     assert [row.ratio for row in found] == [2.0, 8.0, pytest.approx(4.0)]
     assert found[2].name == "f: ours / peer, geometric mean over batches" and found[2].ours == pytest.approx(1.0)
     assert rows(groups, Log(file)) == found
+    assert "f: ours / peer, geometric mean over batches | 1 s | 4 s | 4.000" in report.results(read(file))
 
 
 def test_what_the_file_has_is_not_measured_again(tmp_path: pathlib.Path) -> None:
