@@ -20,6 +20,7 @@ from tests.faults.operators import OPERATORS
 from tests.faults.perturbing import PERTURBING
 from tests.faults.rooms import ROOMS
 from tests.faults.solvers import SOLVERS
+from tests.faults.speed import SPEEDS
 from tests.faults.tasks import TASKS
 from tests.faults.train import TRAIN
 from tests.faults.translating import TRANSLATING
@@ -30,6 +31,6 @@ from tests.faults.zoo_diffusers import ZOO_DIFFUSERS
 from tests.faults.zoo_whole import ZOO_WHOLE
 
 FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *BENCH, *TUNING, *TASKS]
-FAULTS += [*EDITS, *JUDGING, *ZOO, *ZOO_DIFFUSERS, *ZOO_WHOLE, *TRANSLATING, *ADAPTERS, *TUNE, *DISTILLING]
+FAULTS += [*EDITS, *JUDGING, *ZOO, *ZOO_DIFFUSERS, *ZOO_WHOLE, *TRANSLATING, *ADAPTERS, *TUNE, *DISTILLING, *SPEEDS]
 
 __all__ = ["FAULTS", "ROOT", "Fault", "caught"]

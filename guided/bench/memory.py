@@ -1,0 +1,132 @@
+"""Memory that one training step adds, each in a process of its own: `python -m guided.bench.memory WHAT ...`."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import pathlib
+import subprocess
+import sys
+
+import torch
+
+from guided.bench.cases import Absent, Case, Group, Made, Side
+
+_STATUS, _REFS = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/clear_refs")
+_MODES: dict[str, bool | str] = {
+    "ours": False,
+    "ours, checkpointed": True,
+    "ours, cheap mode": "cheap",
+    "diffusers": False,
+    "diffusers, checkpointed": True,
+}
+
+
+def group(size: str, batch: int, device: str, title: str = "train") -> Group:
+    """Every mode of ours beside every mode of diffusers, and beside our own default."""
+    sides = {name: _side(name, size, batch, device) for name in _MODES}
+    ours, theirs = ([name for name in sides if name.startswith(who)] for who in ("ours", "diffusers"))
+    pairs = [(mine, peer) for mine in ours for peer in theirs] + [(mine, "ours") for mine in ours[1:]]
+    what = f"{title} {size}, memory added by a step, float32, batch {batch}"
+    cases = tuple(Case(f"{what}: {mine} / {peer}", sides[mine], (sides[peer],)) for mine, peer in pairs)
+    return Group(cases, None, lambda run: float(run()), "B", most=3, warm=0)  # type: ignore[arg-type]
+
+
+def _side(name: str, size: str, batch: int, device: str) -> Side:
+    words = [sys.executable, "-m", "guided.bench.memory", name, size, str(batch), device]
+
+    def make() -> Made:
+        need(device)
+        from guided.bench import training
+
+        training.need(_MODES[name])
+        return Made(lambda: asked(words))
+
+    return Side(name, f"float32, checkpointing {_MODES[name]}, a process of its own, AdamW's state there before", make)
+
+
+def need(device: str) -> None:
+    """Raises Absent where a process is not told its peak of memory."""
+    if not device.startswith("cuda") and not _REFS.exists():
+        raise Absent("this system does not tell a process its peak of memory (Linux and CUDA do)")
+
+
+def asked(words: list[str]) -> int:
+    """What a process of its own found, in bytes; RuntimeError where it failed."""
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words[1:])} failed:\n{done.stderr[-2000:]}")
+    return int(json.loads(done.stdout.splitlines()[-1])["bytes"])
+
+
+def added(what: str, size: str, batch: int, device: str) -> int:
+    """Bytes that a training step holds at most beyond what lay there before it: weights, moments, the batch.
+
+    A step on one image goes before: it makes the moments, and loads the kernels.
+    """
+    from guided.bench import training
+    from guided.bench.networks import Pair, inputs, sized
+
+    pair, mode = Pair(sized(size), device), _MODES[what]
+    shown, noise = inputs(pair.size, batch, device), training.noise(pair, batch)
+    if what.startswith("ours"):
+        made = training.our_step(pair, batch, None, mode)
+    else:
+        made = training.their_step(pair, training.Theirs(None, True, bool(mode)))
+    made.run(shown.first(1), noise[:1])
+    made.optimizer.zero_grad(set_to_none=True)
+    del pair
+    with Peak(device) as found:
+        made.run(shown, noise)
+    return found.bytes
+
+
+class Peak(contextlib.AbstractContextManager["Peak"]):
+    """How much memory a block holds at most beyond what there was before it, in `bytes`.
+
+    On a CPU: the resident set of the process, whose high-water mark Linux lets be set back.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device, self.bytes = device, 0
+
+    def __enter__(self) -> Peak:
+        trim()
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            self._before = torch.cuda.memory_allocated()
+        else:
+            _REFS.write_text("5")
+            self._before = _status("VmRSS")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        after = torch.cuda.max_memory_allocated() if self.device.startswith("cuda") else _status("VmHWM")
+        self.bytes = max(0, after - self._before)
+
+
+def trim() -> None:
+    """Give back what the allocator keeps: it would be used again by a step and seem to cost nothing."""
+    import gc
+
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _status(name: str) -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def main(words: list[str]) -> int:
+    """WHAT SIZE BATCH DEVICE: prints the bytes as JSON."""
+    what, size, batch, device = words
+    print(json.dumps({"bytes": added(what, size, int(batch), device)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
