@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -94,7 +95,7 @@ def up(config: UNetConfig, width: int) -> nn.Module:
 
 
 class Stage(nn.Module):
-    """A residual block and the attention that follows it."""
+    """A residual block, which may be given a skip beside h, and the attention that follows it."""
 
     def __init__(self, config: UNetConfig, widths: tuple[int, int], depth: int, text_only: bool) -> None:
         super().__init__()
@@ -102,9 +103,15 @@ class Stage(nn.Module):
         self.attention = nn.ModuleList(attention_blocks(config, widths[1], depth, text_only))
 
     def forward(
-        self, h: Tensor, embedding: Tensor, context: Context | None, perturbation: Change | None = None
+        self,
+        h: Tensor,
+        embedding: Tensor,
+        context: Context | None,
+        perturbation: Change | None = None,
+        skip: Tensor | None = None,
     ) -> Tensor:
-        h = self.block(h, embedding)
+        # Joined in here, so that checkpointing keeps the two and not what they are together.
+        h = self.block(h if skip is None else torch.cat((h, widened(skip, len(h))), 1), embedding)
         for attention in self.attention:
             h = attention(h, context, perturbation)
         return h

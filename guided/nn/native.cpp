@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -171,10 +172,10 @@ struct Channel {
 };
 
 // For training: x is (B, C, P), channels first; a group of an image is one piece of memory.
-template <typename T>
+template <typename T, bool ACT>
 void train_forward(const T* x, T* y, int64_t B, int64_t P, int C, int G, float eps, const float* weight,
                    const float* bias, const float* add, const float* gain, const float* offset, int64_t stride,
-                   bool act, float* means, float* rstds, int threads) {
+                   float* means, float* rstds, int threads) {
   int each = C / G;
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t i = 0; i < B * G; ++i) {
@@ -215,17 +216,17 @@ void train_forward(const T* x, T* y, int64_t B, int64_t P, int C, int G, float e
 #pragma omp simd
       for (int64_t p = 0; p < P; ++p) {
         float z = (load(in, p) - at.mean) * at.rstd * at.weight + at.shift;
-        store(out, p, act ? silu(z) : z);
+        store(out, p, ACT ? silu(z) : z);
       }
     }
   }
 }
 
 // dx; and of every image and channel the sums of dz, of dz * normalised x, and of dx.
-template <typename T>
+template <typename T, bool ACT>
 void train_backward(const T* dy, const T* x, T* dx, int64_t B, int64_t P, int C, int G, const float* weight,
                     const float* bias, const float* add, const float* gain, const float* offset, int64_t stride,
-                    bool act, const float* means, const float* rstds, float* sums, int threads) {
+                    const float* means, const float* rstds, float* sums, int threads) {
   int each = C / G;
 #pragma omp parallel num_threads(threads)
   {
@@ -248,7 +249,7 @@ void train_backward(const T* dy, const T* x, T* dx, int64_t B, int64_t P, int C,
 #pragma omp simd reduction(+ : a, h, n)
           for (int64_t p = start; p < end; ++p) {
             float v = (load(in, p) - at.mean) * at.rstd, d = load(up, p);
-            if (act) {
+            if (ACT) {
               float z = v * at.weight + at.shift, q = 1.0f / (1.0f + exponential(-z));
               d *= q * (1.0f + z * (1.0f - q));
             }
@@ -307,12 +308,15 @@ void guided_group_norm(const void* x, void* y, int half, int64_t B, int64_t P, i
 void guided_train_forward(const void* x, void* y, int half, int64_t B, int64_t P, int C, int G, float eps,
                           const float* weight, const float* bias, const float* add, const float* gain,
                           const float* offset, int64_t stride, int act, float* mean, float* rstd, int threads) {
+  auto run = [&](auto kind, auto acts) {
+    using T = decltype(kind);
+    train_forward<T, decltype(acts)::value>(static_cast<const T*>(x), static_cast<T*>(y), B, P, C, G, eps, weight, bias,
+                                            add, gain, offset, stride, mean, rstd, threads);
+  };
   if (half)
-    train_forward(static_cast<const bf16*>(x), static_cast<bf16*>(y), B, P, C, G, eps, weight, bias, add, gain, offset,
-                  stride, act != 0, mean, rstd, threads);
+    act ? run(bf16(), std::true_type()) : run(bf16(), std::false_type());
   else
-    train_forward(static_cast<const float*>(x), static_cast<float*>(y), B, P, C, G, eps, weight, bias, add, gain,
-                  offset, stride, act != 0, mean, rstd, threads);
+    act ? run(float(), std::true_type()) : run(float(), std::false_type());
 }
 
 // sums (3, B, C): of dz, of dz times the normalised x, and of dx.
@@ -320,12 +324,16 @@ void guided_train_backward(const void* dy, const void* x, void* dx, int half, in
                            const float* weight, const float* bias, const float* add, const float* gain,
                            const float* offset, int64_t stride, int act, const float* mean, const float* rstd,
                            float* sums, int threads) {
+  auto run = [&](auto kind, auto acts) {
+    using T = decltype(kind);
+    train_backward<T, decltype(acts)::value>(static_cast<const T*>(dy), static_cast<const T*>(x), static_cast<T*>(dx), B,
+                                             P, C, G, weight, bias, add, gain, offset, stride, mean, rstd, sums,
+                                             threads);
+  };
   if (half)
-    train_backward(static_cast<const bf16*>(dy), static_cast<const bf16*>(x), static_cast<bf16*>(dx), B, P, C, G,
-                   weight, bias, add, gain, offset, stride, act != 0, mean, rstd, sums, threads);
+    act ? run(bf16(), std::true_type()) : run(bf16(), std::false_type());
   else
-    train_backward(static_cast<const float*>(dy), static_cast<const float*>(x), static_cast<float*>(dx), B, P, C, G,
-                   weight, bias, add, gain, offset, stride, act != 0, mean, rstd, sums, threads);
+    act ? run(float(), std::true_type()) : run(float(), std::false_type());
 }
 
 }

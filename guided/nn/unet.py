@@ -179,9 +179,8 @@ class UNet(Body):
         every = self.config.skips == "every"
         for level in levels(self.up):
             for stage in level.stages:
-                if every or stage is level.stages[0]:
-                    h = torch.cat((h, widened(skips.pop(), len(h))), 1)
-                h = self._run(stage, h, embedding, context, perturbation)
+                skip = skips.pop() if every or stage is level.stages[0] else None
+                h = self._run(stage, h, embedding, context, perturbation, skip)
             if level.move is not None:
                 h = self._run(level.move, h, embedding, skips[-1].shape[-2:])
         return h
