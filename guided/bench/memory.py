@@ -8,6 +8,7 @@ import json
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
 
 import torch
 
@@ -23,18 +24,22 @@ _MODES: dict[str, bool | str] = {
 }
 
 
-def group(size: str, batch: int, device: str, title: str = "train") -> Group:
+MEASURES = {"allocated": "tensors allocated", "resident": "memory of the process"}
+"""What is counted: the tensors' own memory, or what the process holds, its allocator's gaps among it."""
+
+
+def group(size: str, batch: int, device: str, measure: str = "allocated", title: str = "train") -> Group:
     """Every mode of ours beside every mode of diffusers, and beside our own default."""
-    sides = {name: _side(name, size, batch, device) for name in _MODES}
+    sides = {name: _side(name, size, batch, device, measure) for name in _MODES}
     ours, theirs = ([name for name in sides if name.startswith(who)] for who in ("ours", "diffusers"))
     pairs = [(mine, peer) for mine in ours for peer in theirs] + [(mine, "ours") for mine in ours[1:]]
-    what = f"{title} {size}, memory added by a step, float32, batch {batch}"
+    what = f"{title} {size}, memory added by a step ({MEASURES[measure]}), float32, batch {batch}"
     cases = tuple(Case(f"{what}: {mine} / {peer}", sides[mine], (sides[peer],)) for mine, peer in pairs)
     return Group(cases, None, lambda run: float(run()), "B", most=3, warm=0)  # type: ignore[arg-type]
 
 
-def _side(name: str, size: str, batch: int, device: str) -> Side:
-    words = [sys.executable, "-m", "guided.bench.memory", name, size, str(batch), device]
+def _side(name: str, size: str, batch: int, device: str, measure: str) -> Side:
+    words = [sys.executable, "-m", "guided.bench.memory", name, size, str(batch), device, measure]
 
     def make() -> Made:
         need(device)
@@ -60,7 +65,7 @@ def asked(words: list[str]) -> int:
     return int(json.loads(done.stdout.splitlines()[-1])["bytes"])
 
 
-def added(what: str, size: str, batch: int, device: str) -> int:
+def added(what: str, size: str, batch: int, device: str, measure: str = "allocated") -> int:
     """Bytes that a training step holds at most beyond what lay there before it: weights, moments, the batch.
 
     A step on one image goes before: it makes the moments, and loads the kernels.
@@ -77,9 +82,24 @@ def added(what: str, size: str, batch: int, device: str) -> int:
     made.run(shown.first(1), noise[:1])
     made.optimizer.zero_grad(set_to_none=True)
     del pair
+    if measure == "allocated" and not device.startswith("cuda"):
+        return allocated(lambda: made.run(shown, noise))
     with Peak(device) as found:
         made.run(shown, noise)
     return found.bytes
+
+
+def allocated(run: Callable[[], object]) -> int:
+    """The most bytes of tensors on the CPU that were alive at once of those that run() made."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as found:
+        run()
+    assert found.profiler is not None
+    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
 
 
 class Peak(contextlib.AbstractContextManager["Peak"]):
@@ -122,9 +142,9 @@ def _status(name: str) -> int:
 
 
 def main(words: list[str]) -> int:
-    """WHAT SIZE BATCH DEVICE: prints the bytes as JSON."""
-    what, size, batch, device = words
-    print(json.dumps({"bytes": added(what, size, int(batch), device)}))
+    """WHAT SIZE BATCH DEVICE MEASURE: prints the bytes as JSON."""
+    what, size, batch, device, measure = words
+    print(json.dumps({"bytes": added(what, size, int(batch), device, measure)}))
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor
 from guided.bench import looping, memory, speed
 from guided.bench.cases import Absent, Case, Group, Made, Side
 from guided.bench.networks import Inputs, Pair, Size, inputs, library
-from guided.denoiser import Denoiser, Eps, FromVP
+from guided.denoiser import Eps, FromVP
 from guided.nn import UNet, unet
 from guided.train.batch import Batch
 from guided.train.loss import objective
@@ -48,7 +48,8 @@ def groups(
     """Steps by dtype and batch, then the memory that a step adds."""
     pair = Pair(size, device)
     timed = [_steps(pair, batch, dtype) for dtype in dtypes for batch in batches]
-    return [*timed, memory.group(size.name, memory_batch, device)]
+    measures = ["allocated"] if device.startswith("cuda") else list(memory.MEASURES)
+    return [*timed, *(memory.group(size.name, memory_batch, device, measure) for measure in measures)]
 
 
 def need(mode: bool | str) -> None:
@@ -125,13 +126,13 @@ def our_step(pair: Pair, count: int, autocast: torch.dtype | None = None, mode: 
     network = checkpointed(pair.ours().requires_grad_(True).train(), mode)
     denoiser = FromVP(network, looping.PUBLISHED.alphas_bar()).to(pair.device)
     denoiser.autocast = autocast
-    # A frame of discrete times is to a run what the denoiser of one is.
-    state = State(recipe, cast(Denoiser, denoiser))
+    state = State(recipe, denoiser)
     team = Team(0, 1, torch.device(pair.device))
+    levels = (0.5 * (1 / looping.PUBLISHED.alphas_bar() - 1).log()).to(pair.device)
     aim = objective(recipe, Eps())
 
     def run(batch: Inputs, noise: Tensor) -> float:
-        sigma, rows = denoiser.log_sigmas[batch.t].exp(), range(len(batch.x))
+        sigma, rows = levels[batch.t].exp(), range(len(batch.x))
         shown = Batch(tuple(rows), batch.x, noise, sigma, batch.cond, tuple(map(str, rows)))
         found = update(state, iter([shown]), aim, LR, team, False)
         state.advance(found.applied)

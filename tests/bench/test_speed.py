@@ -224,6 +224,18 @@ def test_training_rows_are_there() -> None:
             assert found[f"train tiny, {dtype}, batch 1: {ours} / {peer}"].ratio > 0
 
 
+def test_allocated_memory_is_counted_to_the_byte() -> None:
+    def run() -> None:
+        kept = torch.empty(1000)
+        for _ in range(3):
+            passing = torch.empty(500)
+            del passing
+        del kept
+
+    # The allocator rounds up to its own pieces.
+    assert 6000 <= memory.allocated(run) <= 6000 + 2 * 64
+
+
 def test_a_peak_of_memory_is_what_a_block_holds() -> None:
     try:
         memory.need("cpu")
@@ -247,17 +259,23 @@ def test_memory_is_measured_in_processes_of_their_own(monkeypatch: pytest.Monkey
     monkeypatch.setattr(memory, "asked", process)
     monkeypatch.setattr(training, "need", lambda mode: None)
     found = rows([memory.group("tiny", 2, "cpu")], rounds=30)
-    row = found["train tiny, memory added by a step, float32, batch 2: ours, checkpointed / diffusers"]
+    row = found[
+        "train tiny, memory added by a step (tensors allocated), float32, batch 2: ours, checkpointed / diffusers"
+    ]
     assert (row.ours, row.peer, row.ratio, row.unit, row.rounds) == (2e6, 4e6, 2.0, "B", 3)
     assert (
-        len(asked) == 5 * 3 and asked[0][1:3] == ["-m", "guided.bench.memory"] and asked[0][4:] == ["tiny", "2", "cpu"]
+        len(asked) == 5 * 3
+        and asked[0][1:3] == ["-m", "guided.bench.memory"]
+        and asked[0][4:] == ["tiny", "2", "cpu", "allocated"]
     )
 
 
 @pytest.mark.slow
 def test_a_process_of_its_own_says_what_a_step_adds() -> None:
     found = {
-        name: memory.asked([memory.sys.executable, "-m", "guided.bench.memory", name, "pixel64", "4", "cpu"])
+        name: memory.asked(
+            [memory.sys.executable, "-m", "guided.bench.memory", name, "pixel64", "4", "cpu", "allocated"]
+        )
         for name in ("diffusers", "diffusers, checkpointed", "ours")
     }
     # 35 million gradients in float32 are 141 MB, and what is kept for the backward at least as much again.
