@@ -34,15 +34,16 @@ SCHEDULERS = {
 
 
 class Stub(nn.Module):
-    """A network that returns one fixed tensor, whatever it is shown."""
+    """A network that returns one fixed tensor, whatever it is shown; like ours it takes several conditions at once."""
 
     accepts = frozenset({"tokens", "mask"})
+    takes_several = True
 
     def __init__(self, out: Tensor) -> None:
         super().__init__()
         self.out = out
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, *conds: Cond) -> Tensor:
         return self.out
 
 

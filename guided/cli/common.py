@@ -8,6 +8,7 @@ import pathlib
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -41,6 +42,17 @@ _DTYPES |= {"fp16": "float16", "float16": "float16"}
 def say(text: str) -> None:
     """A line for the person, to stderr, without what would steer a terminal."""
     print(printable(text), file=sys.stderr, flush=True)
+
+
+def took(begun: float, device: str) -> None:
+    """Say how long it took since `begun`, a `time.monotonic()`, and the most memory that was held."""
+    import torch
+
+    from guided.tune import forecast
+
+    seconds, peak = time.monotonic() - begun, forecast.peak_memory(torch.device(device))
+    length = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.1f} minutes"
+    say(f"took {length}, {forecast.gigabytes(peak)} at most")
 
 
 def printable(text: str) -> str:

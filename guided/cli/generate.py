@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,6 +55,7 @@ def generate(
     """
     from guided.model import Request
 
+    begun = time.monotonic()
     texts, labels = _asked(prompts, file, label)
     drawn = common.size_of(size)
     opened = common.open_drawing(model, device, dtype, lora)
@@ -66,6 +68,7 @@ def generate(
                 print(path, flush=True)
     if as_json:
         common.show_json(rows)
+    common.took(begun, common.device_of(device))
 
 
 def _asked(

@@ -53,9 +53,11 @@ def train(
     main = os.environ.get("RANK", "0") == "0"
     if main:
         common.say(f"{checked.name} in {checked.out} on {place}, {checked.train.precision}")
+    begun = time.monotonic()
     last = watched(checked, place if device != "auto" else "auto", main)
     if not main:
         return
+    common.took(begun, place)
     folder = pathlib.Path(checked.out) / "model"
     if as_json:
         held = None if last.held is None else dict(last.held)

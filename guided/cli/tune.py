@@ -128,15 +128,10 @@ def asked(given: Mapping[str, Any]) -> Asked:
 
 
 def _run(recipe: Recipe, place: str, device: str, as_json: bool) -> None:
-    import torch
-
-    from guided.tune import forecast
-
     begun = time.monotonic()
     last = watched(recipe, place if device != "auto" else "auto", True)
     _ended(recipe, last.model, as_json)
-    minutes, peak = (time.monotonic() - begun) / 60, forecast.peak_memory(torch.device(place))
-    common.say(f"took {minutes:.1f} minutes, {forecast.gigabytes(peak)} at most")
+    common.took(begun, place)
 
 
 def plan(recipe: Recipe, base: Model, device: str, limit: int | None) -> dict[str, Any]:

@@ -45,6 +45,15 @@ class Body(nn.Module):
 
     checkpointing: bool | str = False
 
+    def compile_stages(self, **options: Any) -> None:
+        """Compile each stage by itself (`torch.compile` takes the options): seconds, where the whole takes minutes."""
+        stages = [module for module in self.modules() if isinstance(module, Stage)]
+        # Stages are of one class and many shapes: the compiler counts them together, and gives up at eight.
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, 4 * len(stages))
+        for stage in stages:
+            stage.compile(**options)
+
     def _run(self, module: nn.Module, *inputs: Any) -> Tensor:
         if self.checkpointing is True and torch.is_grad_enabled():
             return checkpoint(module, *inputs, use_reentrant=False)  # type: ignore[no-any-return]

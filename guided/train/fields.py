@@ -86,6 +86,17 @@ def _truth(value: Any) -> bool:
 truth = _field(_truth)
 
 
+def truth_or(word: str) -> BeforeValidator:
+    """True, false, or one word that is a third way."""
+
+    def check(value: Any) -> bool | str:
+        if isinstance(value, bool) or value == word:
+            return value  # type: ignore[no-any-return]
+        raise ValueError(f"expected true, false or {word}")
+
+    return _field(check)
+
+
 def sequence(least: int = 0) -> BeforeValidator:
     """A list of at least so many entries, as a tuple."""
 

@@ -15,7 +15,7 @@ from guided.degrade import Augment, Translation, parse
 from guided.nn.config import UNetConfig
 from guided.nn.presets import PRESETS
 from guided.train import reading
-from guided.train.fields import Section, checked, number, one_of, sequence, text, truth, whole
+from guided.train.fields import Section, checked, number, one_of, sequence, text, truth, truth_or, whole
 
 Text: TypeAlias = Annotated[str, text]
 Truth: TypeAlias = Annotated[bool, truth]
@@ -192,7 +192,8 @@ class TrainSection(Section):
     ema: Annotated[tuple[Annotated[float, number(0.001, 0.28)], ...], sequence(1)] = (0.05, 0.10)
     early: Share = 0.1
     drop: Share = 0.1
-    checkpointing: Truth = False  # a third more time for most of the memory
+    # True: a third more time for most of the memory. "cheap": hardly any for a fifth of it; on a CPU with a compiler.
+    checkpointing: Annotated[bool | str, truth_or("cheap")] = False
     compile: Truth = False
     save_every: Count = 20_000
     keep: Annotated[int, whole(2)] = 2

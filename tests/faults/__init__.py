@@ -12,6 +12,7 @@ from tests.faults.bench import BENCH
 from tests.faults.core import CORE
 from tests.faults.distilling import DISTILLING
 from tests.faults.edits import EDITS
+from tests.faults.fast import FASTS
 from tests.faults.fault import ROOT, Fault, caught
 from tests.faults.guide import GUIDE
 from tests.faults.judging import JUDGING
@@ -32,5 +33,6 @@ from tests.faults.zoo_whole import ZOO_WHOLE
 
 FAULTS = [*CORE, *TRAIN, *ROOMS, *GUIDE, *ODE, *OPERATORS, *PERTURBING, *SOLVERS, *BENCH, *TUNING, *TASKS]
 FAULTS += [*EDITS, *JUDGING, *ZOO, *ZOO_DIFFUSERS, *ZOO_WHOLE, *TRANSLATING, *ADAPTERS, *TUNE, *DISTILLING, *SPEEDS]
+FAULTS += FASTS
 
 __all__ = ["FAULTS", "ROOT", "Fault", "caught"]

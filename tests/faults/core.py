@@ -9,8 +9,8 @@ CORE = [
     Fault(
         "noise of an up-move has the wrong sign of variance",
         "guided/sampling.py",
-        "there**2 - here**2",
-        "there**2 + here**2",
+        "sigmas[move + 1] ** 2 - sigmas[move] ** 2",
+        "sigmas[move + 1] ** 2 + sigmas[move] ** 2",
         "tests/test_sampling.py::test_euler_on_an_ancestral_path_is_the_ddpm_posterior",
     ),
     Fault(
@@ -65,8 +65,8 @@ CORE = [
     Fault(
         "sigma off by one along the path",
         "guided/sampling.py",
-        "here, there = path[move], path[move + 1]",
-        "here, there = path[max(move - 1, 0)], path[move + 1]",
+        "numbers, sigmas = path.tolist(), rows(path)",
+        "numbers, sigmas = path.tolist(), rows(path[:1]) + rows(path[:-1])",
         "tests/solvers/test_formulas.py::test_eab_in_the_data",
     ),
     Fault(
@@ -100,8 +100,8 @@ CORE = [
     Fault(
         "the network sees levels it was never trained on",
         "guided/denoiser.py",
-        "sigma.clamp(self.lo, self.hi)",
-        "sigma",
+        "levels.clamp(lo, hi)",
+        "levels",
         "tests/test_denoiser.py::test_the_network_sees_the_level_clamped_and_the_affine_part_does_not",
     ),
     Fault(

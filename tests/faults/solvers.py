@@ -19,22 +19,22 @@ SOLVERS = [
     Fault(
         "2M's second-order term halved",
         DATA,
-        "return [1.0, 0.5][:count]",
-        "return [1.0, 0.25][:count]",
+        "return (1.0, 0.5)[:count]",
+        "return (1.0, 0.25)[:count]",
         f"{ORDERS}::test_order_of_convergence",
     ),
     Fault(
         "3M's third-order term is Taylor's, not the published one",
         DATA,
-        "return [one, first, second / 2]",
-        "return [one, first, second]",
+        "return one, first, second / 2",
+        "return one, first, second",
         f"{FORMULAS}::test_dpmpp_multistep",
     ),
     Fault(
         "older values enter with the wrong sign",
         DATA,
-        "out = out + weight * (other.D - D)",
-        "out = out - weight * (other.D - D)",
+        "torch.add(out, other.D - D, alpha=weight)",
+        "torch.add(out, other.D - D, alpha=-weight)",
         f"{FORMULAS}::test_eab_in_the_data",
     ),
     Fault(
@@ -152,8 +152,8 @@ SOLVERS = [
     Fault(
         "the learned std is asked for at the level below",
         "guided/sampling.py",
-        "posterior(x, here, after, cond)",
-        "posterior(x, here, there, cond)",
+        "posterior(x, sigmas[move], level, cond)",
+        "posterior(x, sigmas[move], sigmas[move + 1], cond)",
         f"{SAMPLING}::test_a_learned_variance_makes_the_published_posterior_step",
     ),
     Fault(

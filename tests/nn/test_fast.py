@@ -266,7 +266,8 @@ def test_several_conditions_are_as_one_by_one(way: str, config: UNetConfig, chan
     network = awake(config)
     x, t, cond = inputs(config, batch=2)
     shorter = Cond(tokens=cond.tokens[:, :2], mask=cond.mask[:, :2])
-    conds = [Cond(tokens=cond.tokens, mask=cond.mask), Cond(), shorter]
+    whole = Cond(tokens=cond.tokens, mask=cond.mask)
+    conds = [whole, whole.null(), Cond(), shorter]
     if change is not None and not network.attention_layers():
         return
     with applied(change):

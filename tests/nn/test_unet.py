@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from guided import reuse
 from guided.cond import Cond
 from guided.nn import UNet, UNetConfig, native, preset
 from tests.nn.tools import FULL, TEXT, awake, inputs
@@ -143,6 +144,29 @@ def test_the_whole_is_one_graph(device: str) -> None:
     x, t, cond = inputs(FULL, (9, 8), device=device)
     traced = torch.compile(network, fullgraph=True, backend="eager")
     torch.testing.assert_close(traced(x, t, cond), network(x, t, cond))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stages_compile_one_by_one(kind: str, device: str) -> None:
+    config = body("every", "conv", True, kind)
+    network, staged = awake(config, device), awake(config, device)
+    seen: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
+        seen.append(len(inputs))
+        return graph.forward
+
+    staged.compile_stages(backend=backend)
+    x, t, cond = inputs(config, (9, 8), device=device)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), reuse.running():
+            torch.testing.assert_close(staged(x, t, cond), network(x, t, cond), rtol=1e-4, atol=1e-5)
+            if kind != "self":
+                both = cond, cond.null()
+                torch.testing.assert_close(staged(x, t, *both), network(x, t, *both), rtol=1e-4, atol=1e-5)
+    stages = sum(type(module).__name__ == "Stage" for module in staged.modules())
+    assert stages <= len(seen) <= 6 * stages
+    torch._dynamo.reset()
 
 
 @pytest.mark.slow
