@@ -199,9 +199,16 @@ class Denoiser(nn.Module):
         if repeat > 1:
             shown = [Cond.cat(shown, [len(x)] * repeat)]
         dtype = next(self.network.parameters(), x).dtype
+        return Given(tuple(shown), repeat, dtype, torch.promote_types(dtype, torch.float32), self._known(x))
+
+    def _known(self, x: Tensor) -> dict[float, Numbers]:
+        """The coefficients at the levels of the run."""
         levels = reuse.levels()
-        known = {} if levels is None else _numbers(self.parametrization, levels, self.lo, self.hi, x)
-        return Given(tuple(shown), repeat, dtype, torch.promote_types(dtype, torch.float32), known)
+        if levels is None:
+            return {}
+        kind = "numbers", self.lo, self.hi, len(x), x.device
+        held = self.parametrization, levels
+        return reuse.once(kind, held, lambda: _numbers(self.parametrization, levels, self.lo, self.hi, x))
 
 
 class Given(NamedTuple):

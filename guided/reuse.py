@@ -21,11 +21,24 @@ RECENT = 64
 
 
 class Run:
-    """The results of one run, by what they were made of: some for good (of weights), of others the newest."""
+    """The results of one run, by what they were made of: some for good (of weights), of others the newest.
+
+    room: bytes that weights packed for it may still take; half of what the machine has free at its beginning.
+    """
 
     def __init__(self) -> None:
+        self.room = _free() // 2
         self.lasting: dict[tuple[Hashable, ...], tuple[object, Any]] = {}
         self.recent: dict[tuple[Hashable, ...], tuple[object, Any]] = {}
+
+
+def _free() -> int:
+    """Bytes of memory that Linux says are to be had; elsewhere unbounded."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 1 << 62
 
 
 class _Here(threading.local):

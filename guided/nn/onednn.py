@@ -88,7 +88,7 @@ def convolution(x: Tensor, layer: nn.Conv2d, plus: Tensor | None = None) -> Tens
 
     def pack() -> tuple[Tensor, Tensor | None]:
         weight = layer.weight.to(dtype)
-        if reuse.current() is not None:
+        if _worth_packing(weight):
             weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *shape, list(x.shape))
         return weight, None if layer.bias is None else layer.bias.to(dtype)
 
@@ -116,6 +116,15 @@ def _halves(layer: nn.Linear) -> list[Weights]:
 def _packed(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, x: Tensor) -> Weights:
     """The weight as oneDNN's kernel for as many rows as x has reads it; outside a run, where it is used once, as is."""
     weight = weight.to(dtype)
-    if reuse.current() is not None:
+    if _worth_packing(weight):
         weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), x.numel() // x.shape[-1])
     return weight, None if bias is None else bias.to(dtype)
+
+
+def _worth_packing(weight: Tensor) -> bool:
+    """Whether the weight is used again and again, in a run, and there is room for a second copy of it."""
+    run = reuse.current()
+    if run is None or run.room < weight.nbytes:
+        return False
+    run.room -= weight.nbytes
+    return True

@@ -72,6 +72,20 @@ def test_convolutions(way: str, dtype: torch.dtype, kernel: int, stride: int) ->
 
 
 @torch.no_grad()
+def test_weights_are_packed_as_long_as_there_is_room() -> None:
+    torch.manual_seed(0)
+    many = [layers.Linear(64, 64) for _ in range(4)]
+    x, run = torch.randn(5, 64), reuse.Run()
+    run.room = 3 * many[0].weight.nbytes
+    with reuse.within(run):
+        for _ in range(2):
+            assert all(error(layer(x), truth(layer, x)) < 1e-6 for layer in many)
+    if onednn.beats_mkl():
+        packed = [found[0].layout == torch._mkldnn for _, found in run.lasting.values()]
+        assert packed == [True] * 3 + [False] and run.room == 0
+
+
+@torch.no_grad()
 def test_autocast_takes_the_same_way_in_its_dtype(way: str) -> None:
     torch.manual_seed(0)
     linear, conv = layers.Linear(24, 40), layers.Conv2d(16, 24, 3, padding=1)
