@@ -32,7 +32,7 @@ from guided.train.tuning import Tuning
 
 DTYPES = {"float32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "float64": torch.float64}
 MEAN_OF = 2048
-FRAMES = {"linear": ("linear",), "scaled": ("scaled", 0.00085, 0.012), "cosine": ("cosine",)}
+FRAMES = {"linear": DDPM(), "scaled": DDPM("scaled", 0.00085, 0.012), "cosine": DDPM("cosine")}
 """The published schedules: DDPM's and ADM's, Stable Diffusion's, and Improved DDPM's."""
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -330,7 +330,7 @@ def parametrization(recipe: Recipe) -> Parametrization:
     plain = kinds[section.parametrization]
     if section.frame is None:
         return plain
-    frame = DDPM(*FRAMES[section.frame])
+    frame = FRAMES[section.frame]
     # Beyond the schedule's levels the network would be shown the last of them, whatever the noise.
     if section.lo < 0.999 * frame.lo or section.hi > 1.001 * frame.hi:
         raise ValueError(

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -43,9 +42,10 @@ def recipe(**changes: Any) -> Recipe:
 
 
 def drawn_by_diffusers(folder: pathlib.Path, tokens: Tensor, mask: Tensor, n: Tensor, w: float, steps: int) -> Any:
-    """Their network and their scheduler, as they open the folder, under classifier-free guidance; and their path.
+    """What their network and their scheduler draw, as they open the folder, under classifier-free guidance; their path.
 
-    tokens (B, T, C), mask (B, T) and unit noise n (B, 3, H, W): what is not said is one state of zeros.
+    tokens (B, T, C), mask (B, T) and unit noise n (B, 3, H, W): what is not said is one state of zeros. steps divides
+    1,000: their DDIM steps down by a whole number of levels.
     """
     network = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").eval()
     scheduler = diffusers.DDIMScheduler.from_pretrained(folder / "scheduler", set_alpha_to_one=True)
@@ -65,7 +65,7 @@ def drawn_by_diffusers(folder: pathlib.Path, tokens: Tensor, mask: Tensor, n: Te
 
 
 @torch.no_grad()
-def agree(model: Model, folder: pathlib.Path, steps: int = 6, w: float = 3.0) -> float:
+def agree(model: Model, folder: pathlib.Path, steps: int = 5, w: float = 3.0) -> float:
     """The largest difference of pictures, drawn by each on the same noise, in [-1, 1]."""
     text = encode(model.encoders["text"], PROMPTS)
     n = torch.cat([Noise([seed])(0, (3, *model.size)) for seed in (7, 8)])
@@ -102,6 +102,7 @@ def test_a_model_of_the_recipe_draws_the_same_in_diffusers(
     config = preset("unet32-diffusers", token_width=encoder.width)
     torch.manual_seed(0)
     made = make_denoiser(recipe(), config)
+    made.autocast = None  # type: ignore[union-attr]  (training's)
     wake(made.network)
     card = {"name": "own", "size": [32, 32], "defaults": {"steps": 6, "w": 3.0}}
     model = Model(made.eval(), Pixels(), {"text": encoder}, card)  # type: ignore[arg-type]
@@ -137,8 +138,3 @@ def test_what_estimates_a_difference_has_no_counterpart(tmp_path: pathlib.Path) 
     with pytest.raises(ValueError, match="layout: dtype, dtypes: expected F32, F16, BF16, got 'F7'"):
         zoo.to_diffusers(model, tmp_path / "out")
     assert not list(tmp_path.iterdir())
-
-
-def test_the_recipe_says_what_was_measured() -> None:
-    text = (ROOT / RECIPE).read_text()
-    assert "# Diffusers:" in text and yaml.safe_load(text)["model"]["preset"] == "unet32-diffusers"
