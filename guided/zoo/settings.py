@@ -199,7 +199,9 @@ def _same(said: Any, fact: Any) -> bool:
     if said == "":  # guided-diffusion's flag: by the picture's size
         return True
     listed = _listed(said)
-    return listed == [fact[0]] * len(fact) if isinstance(said, int) else [float(part) for part in listed] == fact
+    if not isinstance(said, str | list | tuple):  # one for all levels
+        listed = listed * len(fact)
+    return [float(part) for part in listed] == fact
 
 
 def _listed(said: Any) -> list[Any]:
