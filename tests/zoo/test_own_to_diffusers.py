@@ -41,10 +41,13 @@ def recipe(**changes: Any) -> Recipe:
     return load_recipe(ROOT / RECIPE, changes)
 
 
-def drawn_by_diffusers(folder: pathlib.Path, tokens: Tensor, mask: Tensor, n: Tensor, w: float, steps: int) -> Any:
+def drawn_by_diffusers(
+    folder: pathlib.Path, tokens: Tensor, mask: Tensor, n: Tensor, mean: Tensor, w: float, steps: int
+) -> tuple[Tensor, Tensor]:
     """What their network and their scheduler draw, as they open the folder, under classifier-free guidance; their path.
 
-    tokens (B, T, C), mask (B, T) and unit noise n (B, 3, H, W): what is not said is one state of zeros. steps divides
+    tokens (B, T, C), mask (B, T), unit noise n (B, 3, H, W) and the pictures' mean, around which a model of ours
+    begins (3, 1, 1): what is not said is one state of zeros. steps divides
     1,000: their DDIM steps down by a whole number of levels.
     """
     network = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").eval()
@@ -55,8 +58,8 @@ def drawn_by_diffusers(folder: pathlib.Path, tokens: Tensor, mask: Tensor, n: Te
     nothing = torch.arange(tokens.shape[1]).expand(len(n), -1) == 0
     states = torch.cat((torch.zeros_like(tokens), torch.where(mask[..., None], tokens, 0.0)))
     seen = torch.cat((nothing, mask)).long()
-    # Their frame has unit variance: sigma n is shrunk by 1 / sqrt(1 + sigma^2).
-    x = n * float(path[0] / (1 + path[0] ** 2).sqrt())
+    # Their frame has unit variance: what is drawn from is shrunk by 1 / sqrt(1 + sigma^2).
+    x = (mean + n * float(path[0])) / float((1 + path[0] ** 2).sqrt())
     for t in scheduler.timesteps:
         both = network(torch.cat((x, x)), t, encoder_hidden_states=states, encoder_attention_mask=seen).sample
         null, said = both.chunk(2)
@@ -69,7 +72,9 @@ def agree(model: Model, folder: pathlib.Path, steps: int = 5, w: float = 3.0) ->
     """The largest difference of pictures, drawn by each on the same noise, in [-1, 1]."""
     text = encode(model.encoders["text"], PROMPTS)
     n = torch.cat([Noise([seed])(0, (3, *model.size)) for seed in (7, 8)])
-    want, path = drawn_by_diffusers(folder, text.tokens, text.mask, n, w, steps)
+    assert text.tokens is not None and text.mask is not None
+    mean = torch.tensor(model.card["mean"])[:, None, None]
+    want, path = drawn_by_diffusers(folder, text.tokens, text.mask, n, mean, w, steps)
     got = torch.cat([
         model.generate(prompt, path=path, solver="euler", w=w, seed=7 + i).tensor for i, prompt in enumerate(PROMPTS)
     ])  # fmt: skip
@@ -104,7 +109,7 @@ def test_a_model_of_the_recipe_draws_the_same_in_diffusers(
     made = make_denoiser(recipe(), config)
     made.autocast = None  # type: ignore[union-attr]  (training's)
     wake(made.network)
-    card = {"name": "own", "size": [32, 32], "defaults": {"steps": 6, "w": 3.0}}
+    card = {"name": "own", "size": [32, 32], "mean": [0.3, 0.1, -0.2], "defaults": {"steps": 6, "w": 3.0}}
     model = Model(made.eval(), Pixels(), {"text": encoder}, card)  # type: ignore[arg-type]
     model.save(tmp_path / "own")
     out = tmp_path / "out"
