@@ -110,7 +110,9 @@ def test_levels_stay_within_those_of_the_frame() -> None:
     found = parametrization(load_recipe({**DATA, "denoiser": {**framed, "lo": 0.03, "hi": 14.6}}))
     assert found == Framed(DDPM("scaled", 0.00085, 0.012), V())
     for beyond in ({"lo": 0.02, "hi": 14.0}, {"lo": 0.03, "hi": 15.0}):
-        with pytest.raises(ValueError, match=r"denoiser: lo, hi: expected levels within .*'scaled', 0\.0292 to 14\.61"):
+        with pytest.raises(
+            ValueError, match=r"denoiser: lo, hi: expected levels within .*'scaled', 0\.02917 to 14\.615"
+        ):
             parametrization(load_recipe({**DATA, "denoiser": {**framed, **beyond}}))
 
 
