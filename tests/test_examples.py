@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import json
 import pathlib
 import sys
 from types import ModuleType
 
 import pytest
 
-from tests.zoo import pipelines
+from guided._safetensors import save
+from tests.zoo import adm, pipelines
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -70,6 +73,19 @@ def test_guidance_in_an_interval_takes_fewer_evaluations(tmp_path: pathlib.Path)
     found = load("stable_diffusion_interval").main(str(folder), "a cat", str(tmp_path / "out"), steps=8)
     assert found["always"] == 16 and 8 < found["interval"] < 16
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
+
+
+def test_an_adm_is_guided_by_its_unconditional_twin_in_an_interval(tmp_path: pathlib.Path) -> None:
+    files = []
+    for name, classes in (("conditional", 5), ("unconditional", 0)):
+        flags = dataclasses.replace(adm.ADM, num_classes=classes)
+        save(adm.weights(flags), tmp_path / f"{name}.safetensors")
+        said = {**flags.config, "image_size": 8, "noise_schedule": "linear"}
+        (tmp_path / f"{name}.json").write_text(json.dumps(said))
+        files.append(str(tmp_path / f"{name}.safetensors"))
+    found = load("adm_interval").main(*files, "3", str(tmp_path / "out"), steps=8)
+    assert found["plain"] == 8 and found["always"] == 16 and 8 < found["interval"] < 16
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
 
 
 def test_two_stages_of_deepfloyd_if(tmp_path: pathlib.Path) -> None:

@@ -44,9 +44,10 @@ def convert(
 ) -> None:
     """Write a model or an adapter in another format; what goes to guided and back is the same bit for bit.
 
-    guided: a model folder. diffusers: a pipeline's folder, of what came from one or from a whole single file. original:
-    one safetensors file with the names of guided-diffusion (input_blocks.N.M); of a latent pipeline the whole file, as
-    it came but for the copy of moving averages (model_ema). adapter: our own folder of one, which names its base.
+    guided: a model folder. diffusers: a pipeline's folder, of what came from one or from a whole single file; of a
+    model trained here, if diffusers has its network, that and its scheduler. original: one safetensors file with the
+    names of guided-diffusion (input_blocks.N.M); of a latent pipeline the whole file, as it came but for the copy of
+    moving averages (model_ema). adapter: our own folder of one, which names its base.
     """
     if to not in (*FORMATS, *ADAPTERS):
         raise ValueError(f"--to: expected one of {', '.join((*FORMATS, *ADAPTERS))}, got {to!r}")
@@ -99,7 +100,13 @@ def _to_diffusers(source: str, target: pathlib.Path, pickle: bool, config: pathl
     model = _one(zoo.load(source, pickle=pickle, config=None if config is None else weights.config_of(config)))
     if not isinstance(model, Model):
         raise ValueError(f"{source}: a classifier of noisy pictures, for which diffusers has no class")
-    return [zoo.to_diffusers(model, target)]
+    written = zoo.to_diffusers(model, target)
+    if "text" in model.encoders and not (written / "model_index.json").is_file():
+        common.say(
+            "its text encoder is none of a pipeline's parts: give its states as encoder_hidden_states, with their mask "
+            "as encoder_attention_mask; nothing said is one state of zeros"
+        )
+    return [written]
 
 
 ADAPTERS = ("diffusers-lora", "kohya", "peft", "adapter")

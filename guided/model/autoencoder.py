@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 import warnings
 from collections.abc import Callable, Mapping
@@ -95,8 +96,16 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
             raise ValueError(f"{folder / 'config.json'}: {name}: expected 1 to {most}, got {value!r:.80}")
     for name in ("scaling_factor", "shift_factor"):
         value = values.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise ValueError(f"{folder / 'config.json'}: {name}: expected a number, got {value!r:.80}")
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if value is not None and not (number and (value > 0 or name == "shift_factor")):
+            expected = "a number above 0" if name == "scaling_factor" else "a number"
+            raise ValueError(f"{folder / 'config.json'}: {name}: expected {expected}, got {value!r:.80}")
+    for name in ("latents_mean", "latents_std"):
+        if values.get(name) is not None:
+            raise ValueError(
+                f"{folder / 'config.json'}: {name}: expected null, got {values[name]!r:.80}: guided scales all "
+                "channels of latents alike"
+            )
     return values
 
 

@@ -22,6 +22,20 @@ BASE32 = UNetConfig(
 )
 SHAPES = replace(BASE32, widths=(32, 64, 192), groups=8, embed_width=128)
 
+# One that is Stable Diffusion's network too: diffusers opens it as its UNet2DConditionModel. It is told no places, but
+# finds them from the zeros around the picture; a fourth level pays for the skips and convolutions that it must have.
+PORTABLE = UNetConfig(
+    widths=(16, 32, 64, 128),
+    blocks=(1, 1, 1, 1),
+    attention="transformer",
+    depth=(0, 0, 1, 1),
+    head_width=32,
+    groups=4,
+    embed_width=128,
+    token_width=TOKENS,
+    null_token=False,
+)
+
 # From 64 px the networks are ADM's, sized for one GPU.
 BASE64 = UNetConfig(widths=(64, 128, 256, 384), blocks=(2, 2, 2, 2), resample="resblock", depth=(0, 1, 1, 1), groups=16)
 BASE128 = replace(BASE64, widths=(128, 128, 256, 384, 512), blocks=(2,) * 5, depth=(0, 0, 1, 1, 1), groups=32)
@@ -59,6 +73,7 @@ PRESETS = {
     "unet32-text": _text(BASE32),
     "unet32-class": replace(BASE32, classes=10),
     "unet32-shapes": _text(SHAPES),
+    "unet32-diffusers": PORTABLE,
     "unet64-text": _text(BASE64),
     "unet64-class": replace(BASE64, classes=1000),
     "unet128-text": _text(BASE128),

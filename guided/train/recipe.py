@@ -146,6 +146,8 @@ class DenoiserSection(Section):
     """What the network predicts, and over which noise levels."""
 
     parametrization: Annotated[str, one_of("edm", "eps", "x0", "v", "flow")] = "edm"
+    # A published schedule of 1,000 levels, by which the network is shown its noise: diffusers' schedulers know it then.
+    frame: Annotated[str, one_of("linear", "scaled", "cosine")] | None = None
     sigma_data: Positive = 0.5
     around: Truth = False  # of the difference from the picture that is shown; see `guided.denoiser.Around`
     lo: Positive = 0.002
@@ -155,6 +157,8 @@ class DenoiserSection(Section):
     def _order(self) -> DenoiserSection:
         if self.lo >= self.hi:
             raise ValueError(f"expected lo < hi, got lo {self.lo:g} and hi {self.hi:g}")
+        if self.frame is not None and self.parametrization not in ("eps", "x0", "v"):
+            raise ValueError(f"frame: goes with parametrization eps, x0 or v, got {self.parametrization!r}")
         return self
 
 

@@ -21,6 +21,7 @@ from guided.data.aspects import BatchOrder, ManySizes, sizes
 from guided.data.order import Order
 from guided.degrade import Translation
 from guided.denoiser import EDM, X0, Around, Denoiser, Eps, Flow, Parametrization, V
+from guided.frames import DDPM, Framed
 from guided.model import NoisyClassifier
 from guided.nn import EncoderUNet, UNet, UNetConfig, preset
 from guided.noise import key
@@ -31,6 +32,8 @@ from guided.train.tuning import Tuning
 
 DTYPES = {"float32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "float64": torch.float64}
 MEAN_OF = 2048
+FRAMES = {"linear": DDPM(), "scaled": DDPM("scaled", 0.00085, 0.012), "cosine": DDPM("cosine")}
+"""The published schedules: DDPM's and ADM's, Stable Diffusion's, and Improved DDPM's."""
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -324,7 +327,17 @@ def parametrization(recipe: Recipe) -> Parametrization:
         "v": V(),
         "flow": Flow(),
     }
-    return kinds[section.parametrization]
+    plain = kinds[section.parametrization]
+    if section.frame is None:
+        return plain
+    frame = FRAMES[section.frame]
+    # Beyond the schedule's levels the network would be shown the last of them, whatever the noise.
+    if section.lo < 0.999 * frame.lo or section.hi > 1.001 * frame.hi:
+        raise ValueError(
+            f"denoiser: lo, hi: expected levels within those of the frame {section.frame!r}, {frame.lo:.4g} to "
+            f"{frame.hi:.5g}, got {section.lo:g} and {section.hi:g}"
+        )
+    return Framed(frame, plain)
 
 
 def make_network(recipe: Recipe, config: UNetConfig) -> UNet | EncoderUNet:

@@ -101,7 +101,7 @@ def certificate(said: Facts) -> str:
 def parity(said: Facts) -> dict[float, float]:
     """The relative difference at each of `LEVELS`."""
     diffusers = parts.diffusers("--verify compares with diffusers itself")
-    ours, _ = diffusers_open.folder(said.folder / "unet", said.config)
+    ours, _ = diffusers_open.folder(said.folder / "unet", said.config, diffusers_open.linear_of(said.unet))
     with parts.quiet(diffusers), torch.device("meta"):
         theirs = diffusers.UNet2DConditionModel.from_config(said.unet).eval()
     stored = parts.load(parts.weights(said.folder / "unet"))

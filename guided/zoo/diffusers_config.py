@@ -116,6 +116,9 @@ def to_config(values: Mapping[str, Any], channels: int | None = None) -> UNetCon
     picture or one with its variance, else all it gives out. Raises ValueError naming the entry that has no counterpart.
     """
     full = complete(values)
+    for key in ("in_channels", "out_channels"):
+        if type(full[key]) is not int:
+            raise ValueError(f"{key}: expected a whole number, got {full[key]!r:.80}")
     widths = _whole("block_out_channels", full["block_out_channels"])
     count = len(widths)
     kind, depth = _blocks(full, count)
@@ -165,6 +168,8 @@ def _blocks(full: Mapping[str, Any], count: int) -> tuple[str, tuple[int, ...]]:
             raise ValueError(f"up_block_types[{count - 1 - i}]: expected {families[kind][block]}, got {up!r:.80}")
     assert kind is not None
     layers = _each("transformer_layers_per_block", full["transformer_layers_per_block"], count)
+    if not all(type(layer) is int for layer in layers):
+        raise ValueError(f"transformer_layers_per_block: expected whole numbers, got {layers!r:.80}")
     attends = [block in ("CrossAttnDownBlock2D", "SimpleCrossAttnDownBlock2D") for block in down]
     return kind, tuple((layer if kind == "transformer" else 1) * on for layer, on in zip(layers, attends, strict=True))
 

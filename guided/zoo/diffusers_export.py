@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from guided import _files, _safetensors
+from guided.denoiser import Around
 from guided.frames import DDPM, Framed
 from guided.model import Model, parts, towers
 from guided.model.autoencoder import AutoencoderKL
@@ -66,7 +67,10 @@ def tensors_of(network: UNet, values: Mapping[str, Any], stored: Stored) -> dict
     if isinstance(stored, torch.dtype):
         return {name: value.to(stored) for name, value in tensors.items()}
     usual, others = stored.get("dtype", "F32"), stored.get("dtypes") or {}
-    return {name: exactly(value, parts.FLOATS[str(others.get(name, usual))]) for name, value in tensors.items()}
+    try:
+        return {name: exactly(value, parts.FLOATS[str(others.get(name, usual))]) for name, value in tensors.items()}
+    except (KeyError, AttributeError) as error:
+        raise ValueError(f"layout: dtype, dtypes: expected {', '.join(parts.FLOATS)}, got {error}") from None
 
 
 def _model(model: Model, place: pathlib.Path, dtype: torch.dtype | None) -> None:
@@ -75,7 +79,9 @@ def _model(model: Model, place: pathlib.Path, dtype: torch.dtype | None) -> None
     layout = layout if layout.get("name") == LAYOUT else {}
     assert isinstance(network, UNet)
     said = model.denoiser.parametrization
-    values = layout.get("unet") or from_config(network.config)
+    if isinstance(model.denoiser, Around):
+        raise ValueError("denoiser: it estimates the difference from a picture, for which diffusers has no pipeline")
+    values = layout.get("unet") or {**from_config(network.config), "sample_size": model.card.get("size")}
     if "unet" in layout and to_config(values, network.config.in_channels) != network.config:
         raise ValueError("layout: unet: the card's is the config of another network")
     if not isinstance(said, Framed) or not isinstance(said.frame, DDPM):
@@ -109,8 +115,8 @@ def scheduler(said: Framed) -> dict[str, Any]:
     """The scheduler of a model of our own in DDPM's noise levels."""
     frame, kind = said.frame, type(said.predicts).__name__
     assert isinstance(frame, DDPM)
-    predicts = {"Eps": "epsilon", "V": "v_prediction", "X0": "sample"}
-    if kind not in predicts or (kind == "X0"):
+    predicts = {"Eps": "epsilon", "V": "v_prediction"}
+    if kind not in predicts:
         raise ValueError(f"parametrization: {kind}: expected Eps or V, which a scheduler of diffusers knows")
     schedules = {"linear": "linear", "scaled": "scaled_linear", "cosine": "squaredcos_cap_v2"}
     return {

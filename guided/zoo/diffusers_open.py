@@ -26,40 +26,49 @@ def network(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None
     found = _published(shapes) if config is None else to_config(config)
     dtypes_of(state)
     # Copies in any case: who trains the network must not change the caller's tensors.
-    return filled(found, dict(state), copy=True)
+    return filled(found, dict(state), copy=True, linear=None if config is None else linear_of(config))
 
 
-def folder(place: pathlib.Path, config: UNetConfig) -> tuple[UNet, dict[str, str]]:
-    """The network of a `unet` folder, in float32, and the dtypes its tensors are stored in."""
+def linear_of(config: Mapping[str, Any]) -> bool:
+    """`use_linear_projection` of a config.json: whether the maps around transformers are matrices there."""
+    return bool(config.get("use_linear_projection", False))
+
+
+def folder(place: pathlib.Path, config: UNetConfig, linear: bool) -> tuple[UNet, dict[str, str]]:
+    """The network of a `unet` folder, in float32, and the dtypes its tensors are stored in; linear: `linear_of`."""
     found = parts.weights(place)
     entries = parts.entries(found, place)
     with torch.device("meta"):
         blank = UNet(config)
     try:
-        fitting(blank, {name: entry.shape for name, entry in entries.items()})
-        made = filled(config, parts.load(found))
+        fitting(blank, {name: entry.shape for name, entry in entries.items()}, linear)
+        made = filled(config, parts.load(found), linear=linear)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
     return made, {name: entry.dtype for name, entry in entries.items()}
 
 
-def filled(config: UNetConfig, state: dict[str, Tensor], copy: bool = False) -> UNet:
-    """A network with these tensors in float32; each is let go once it is read, so that no two copies of all exist."""
+def filled(config: UNetConfig, state: dict[str, Tensor], copy: bool = False, linear: bool | None = None) -> UNet:
+    """A network with these tensors in float32; each is let go once it is read, so that no two copies of all exist.
+
+    linear: whether maps around transformers must be matrices; None: as they are.
+    """
     with torch.device("meta"):
         made = UNet(config)
     shapes = {name: tuple(value.shape) for name, value in state.items()}
-    fitting(made, shapes)
+    linear = _linear(shapes) if linear is None else linear
+    fitting(made, shapes, linear)
     own = {}
-    for pair in names.table(made, _linear(shapes)):
+    for pair in names.table(made, linear):
         whole = pair.form.read([state.pop(name) for name in pair.theirs])
         own[pair.ours] = whole.to(torch.float32, copy=copy)
     made.load_state_dict(own, assign=True)
     return made.eval().requires_grad_(False)
 
 
-def fitting(network: UNet, found: Mapping[str, tuple[int, ...]]) -> None:
+def fitting(network: UNet, found: Mapping[str, tuple[int, ...]], linear: bool) -> None:
     """Raise ValueError, block by block, where shapes are not exactly those of a network."""
-    expected = names.shapes(names.table(network, _linear(found)), network)
+    expected = names.shapes(names.table(network, linear), network)
     difference = names.difference(expected, found)
     if difference is not None:
         raise ValueError(f"does not fit its config: {difference}")

@@ -17,7 +17,7 @@ from guided.zoo import names, weights
 from guided.zoo.opening import LAYOUT, TORCH, beside, dtypes_of, tensors
 from guided.zoo.original import Options, layout, without_counterpart
 from guided.zoo.recognise import recognise
-from guided.zoo.whole import EMA, VAE
+from guided.zoo.whole import EMA
 
 
 def export(model: Model | NoisyClassifier, target: pathlib.Path) -> list[pathlib.Path]:
@@ -54,10 +54,10 @@ def export(model: Model | NoisyClassifier, target: pathlib.Path) -> list[pathlib
 def rewrite(
     source: pathlib.Path, target: pathlib.Path, *, pickle: bool = False, config: Mapping[str, Any] | None = None
 ) -> list[pathlib.Path]:
-    """The network of a checkpoint, as one safetensors file of the same names and bits; returns what was written.
+    """A checkpoint as one safetensors file of the same names and bits; returns what was written.
 
-    Of a whole latent diffusion it is all but the copy of moving averages. It is recognised first, so nothing is missing
-    from the new file. Raises as `guided.load`, FileExistsError where a file is in the way.
+    It is recognised first, so no network is missing from the new file, and all it holds is kept but for the copy of
+    moving averages. Raises as `guided.load`, FileExistsError where a file is in the way.
     """
     _named(target)
     _free([target])
@@ -67,9 +67,7 @@ def rewrite(
         dtypes_of(tensors(found, state))
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
-    whole = found.latent and any(name.startswith(VAE) for name in state)
-    kept = [name for name in state if (not name.startswith(EMA) if whole else name.startswith(found.prefix))]
-    _safetensors.save({name: state[name] for name in kept}, target)
+    _safetensors.save({name: value for name, value in state.items() if not name.startswith(EMA)}, target)
     return [target]
 
 

@@ -60,6 +60,8 @@ def dtypes_of(own: Mapping[str, Tensor]) -> tuple[str, dict[str, str]]:
 
 def own(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> UNet | EncoderUNet:
     """A network of our own names; config: a card, its `network` or a `UNetConfig`'s mapping. ValueError if unlike."""
+    if not isinstance(config, Mapping):
+        raise ValueError(f"config: expected a mapping, got {type(config).__name__}")
     described = config.get("network", config)
     if not isinstance(described, Mapping) or "config" not in described:
         described = {"class": "EncoderUNet" if "pool.qkv.weight" in state else "UNet", "config": described}

@@ -68,7 +68,22 @@ _CLASSES = {
 }
 _SCHEDULES = {"linear": "linear", "scaled_linear": "scaled", "squaredcos_cap_v2": "cosine"}
 _PREDICTS: dict[str, type[Eps] | type[V]] = {"epsilon": Eps, "v_prediction": V}
-_REFUSED = {"rescale_betas_zero_snr": (False, None), "trained_betas": (None,), "use_flow_sigmas": (False, None)}
+_REFUSED = {
+    "rescale_betas_zero_snr": (False, None),
+    "trained_betas": (None,),
+    "use_flow_sigmas": (False, None),
+    # Else Euler's shows the network ln(sigma) / 4.
+    "timestep_type": ("discrete", None),
+    # "learned" is the log variance itself, not its place between two bounds.
+    "variance_type": (None, "learned_range", "fixed_small", "fixed_large", "fixed_small_log", "fixed_large_log"),
+}
+# Those that show a network DDPM's index of its level; EDM's, and those of flows, show it something else.
+_SCHEDULERS = (
+    *("DDPM", "DDPMParallel", "DDIM", "DDIMParallel", "DDIMInverse", "PNDM", "LMSDiscrete", "EulerDiscrete"),
+    *("EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverMultistep"),
+    *("DPMSolverMultistepInverse", "DPMSolverSinglestep", "DPMSolverSDE", "DEISMultistep", "UniPCMultistep"),
+    *("LCM", "TCD", "SASolver"),
+)
 
 
 @dataclass(frozen=True)
@@ -186,8 +201,8 @@ def _scheduler(file: pathlib.Path) -> tuple[dict[str, Any], DDPM, dict[str, Any]
     for entry, allowed in _REFUSED.items():
         if values.get(entry) not in allowed:
             raise ValueError(f"{file}: {entry}: expected {allowed[0]!r}, got {values[entry]!r:.80}")
-    kind = str(values.get("_class_name"))
-    if "Flow" in kind:
+    kind = values.get("_class_name")
+    if not isinstance(kind, str) or kind.removesuffix("Scheduler") not in _SCHEDULERS:
         raise ValueError(f"{file}: _class_name: expected a scheduler of DDPM's noise levels, got {kind!r:.80}")
     given = {
         "schedule": values.get("beta_schedule", "linear"),
@@ -217,7 +232,7 @@ def open_pipeline(folder: pathlib.Path, name: str | None = None) -> Model:
     said = facts(folder)
     spec = text_spec(said)
     codec: Codec = Pixels() if said.vae is None else open_autoencoder(folder / "vae")
-    network, dtypes = diffusers_open.folder(folder / "unet", said.config)
+    network, dtypes = diffusers_open.folder(folder / "unet", said.config, diffusers_open.linear_of(said.unet))
     files = parts.weights(folder / "unet").paths
     card = card_of(said, dtypes)
     if name is not None:

@@ -94,7 +94,7 @@ class Settings:
     def _check_attention(self, config: UNetConfig) -> None:
         depth = self.values.get("transformer_depth")
         if depth is not None and config.attention == "transformer":
-            said_depth = [depth] * len(config.depth) if isinstance(depth, int) else list(depth)
+            said_depth = [depth] * len(config.depth) if isinstance(depth, int) else _listed(depth)
             if any(there not in (0, one) for there, one in zip(config.depth, said_depth, strict=False)):
                 raise ValueError(
                     f"config: transformer_depth: says {depth!r}, the tensors {list(config.depth)}: of another network?"
@@ -106,7 +106,8 @@ class Settings:
             side = self.number("image_size")
             if side is None:
                 return
-            said = [side // int(part) for part in _listed(said)]
+            said = [side // int(part) if 1 <= part <= side else 0 for part in _listed(said)]
+        said = _listed(said)
         found = [2**level for level, depth in enumerate(config.depth) if depth]
         if sorted(int(step) for step in said if step < 2 ** len(config.depth)) != found:
             raise ValueError(
@@ -142,13 +143,12 @@ class Settings:
         """The noise it was trained on; latent diffusion's "linear" is linear in the root."""
         if self.flag("rescale_timesteps") and self.values.get("timesteps", 1000) != 1000:
             raise ValueError("config: rescale_timesteps: guided shows a network the index of its 1000 levels alone")
-        name, said = self.values.get("noise_schedule"), self.values
+        name, said, steps = self.values.get("noise_schedule"), self.values, self.number("timesteps", 2) or 1000
         try:
             if name is not None:
-                scale = 1000 / said.get("timesteps", 1000)
-                return DDPM(str(name), scale * 1e-4, scale * 0.02, said.get("timesteps", 1000))
+                return DDPM(str(name), 1000 / steps * 1e-4, 1000 / steps * 0.02, steps)
             if "linear_start" in said and "linear_end" in said:
-                return DDPM("scaled", said["linear_start"], said["linear_end"], said.get("timesteps", 1000))
+                return DDPM("scaled", said["linear_start"], said["linear_end"], steps)
         except (TypeError, ValueError) as error:
             raise ValueError(f"config: {error}") from None
         return None
@@ -159,7 +159,7 @@ class Settings:
             return X0()
         kind = self.values.get("parameterization")
         kinds: dict[str, Parametrization] = {"eps": Eps(), "v": V(), "x0": X0()}
-        if kind is not None and kind not in kinds:
+        if kind is not None and (not isinstance(kind, str) or kind not in kinds):
             raise ValueError(f"config: parameterization: expected one of {', '.join(kinds)}, got {kind!r:.80}")
         return None if kind is None else kinds[kind]
 
@@ -199,16 +199,21 @@ def _same(said: Any, fact: Any) -> bool:
     if said == "":  # guided-diffusion's flag: by the picture's size
         return True
     listed = _listed(said)
-    return listed == [fact[0]] * len(fact) if isinstance(said, int) else [float(part) for part in listed] == fact
+    if not isinstance(said, str | list | tuple):  # one for all levels
+        listed = listed * len(fact)
+    return [float(part) for part in listed] == fact
 
 
 def _listed(said: Any) -> list[Any]:
     if isinstance(said, str):
         try:
-            return [float(part) for part in said.split(",")]
+            return _listed([float(part) for part in said.split(",")])
         except ValueError:
             raise ValueError(f"config: expected numbers with commas between them, got {said!r:.80}") from None
-    return list(said) if isinstance(said, list | tuple) else [said]
+    listed = list(said) if isinstance(said, list | tuple) else [said]
+    if not all(isinstance(part, int | float) and abs(part) < 1e9 for part in listed):
+        raise ValueError(f"config: expected numbers, got {said!r:.80}")
+    return listed
 
 
 def means_something(config: Mapping[str, Any]) -> bool:

@@ -140,10 +140,14 @@ def config_of(path: Path) -> Mapping[str, Any]:
     else:
         import yaml
 
+        content = _bytes(file, _CONFIG_LIMIT)
         try:
-            values = yaml.safe_load(_bytes(file, _CONFIG_LIMIT))
-        except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
-            raise ValueError(f"{file}: not YAML ({error})") from None
+            # An alias of aliases of aliases is short, and what it stands for without end.
+            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, yaml.SafeLoader)):
+                raise ValueError("an alias (*name), which no published config has")
+            values = yaml.safe_load(content)
+        except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
+            raise ValueError(f"{file}: not YAML that is read here ({error})") from None
     if not isinstance(values, dict):
         raise ValueError(f"{file}: expected a mapping, got {type(values).__name__}")
     return values

@@ -71,13 +71,15 @@ def _pipeline(found: Recognised) -> str:
         (3, True, False): _UPSCALER,
         (0, False, True): "StableDiffusionXLPipeline",
     }
-    name = kinds.get((config.image_channels, bool(config.classes), bool(config.vector_width)))
+    vector = bool(config.vector_width)
+    name = kinds.get((config.image_channels, bool(config.classes), vector))
     known = (found.family or "").startswith(("sd-2-depth", "sd-2-unclip", "sdxl-refiner", "sdxl-inpainting", "ldm"))
     if name is None or known or not text:
+        seen = f"{config.image_channels} channels of an image, label_emb: {'yes' if config.classes or vector else 'no'}"
         raise ValueError(
-            f"the U-Net of {found.family or 'a network of its own'} works on latents: of such files guided opens "
-            "Stable Diffusion 1 and 2, their inpainting, the x4 upscaler and SDXL base alone; zoo.network gives the "
-            "U-Net"
+            f"the U-Net of {found.family or 'a network of its own'} ({seen}) works on latents: of such files guided "
+            "opens Stable Diffusion 1 and 2, their inpainting, the x4 upscaler and SDXL base alone; zoo.network gives "
+            "the U-Net"
         )
     return name
 

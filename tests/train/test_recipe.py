@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from guided.denoiser import V
+from guided.frames import DDPM, Framed
 from guided.train import load_recipe, reading
 from guided.train.recipe import Recipe
+from guided.train.setup import parametrization
 
 DATA = {"data": {"path": "pictures"}}
 
@@ -90,6 +93,8 @@ def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
         ("model", {"widhts": [8]}, 'model.widhts: unknown key; did you mean "widths"?'),
         ("model", {"widths": [8, "x"]}, "model.widths.1: expected a whole number"),
         ("denoiser", {"lo": 5, "hi": 2}, "denoiser: expected lo < hi"),
+        ("denoiser", {"frame": "linear"}, "denoiser: frame: goes with parametrization eps, x0 or v, got 'edm'"),
+        ("denoiser", {"frame": "sqrt"}, 'denoiser.frame: expected one of linear, scaled, cosine, got "sqrt"'),
         ("text", {"encoder": 7}, "text.encoder: expected the name, folder or spec of a text encoder, got 7"),
         ("sample", [1], "sample: expected a section of keys, got [1]"),
     ],
@@ -98,6 +103,17 @@ def test_a_fault_is_named_with_its_place(section: str, values: Any, message: str
     with pytest.raises(ValueError, match="recipe: ") as caught:
         load_recipe({**DATA, section: values})
     assert message in str(caught.value)
+
+
+def test_levels_stay_within_those_of_the_frame() -> None:
+    framed = {"frame": "scaled", "parametrization": "v"}
+    found = parametrization(load_recipe({**DATA, "denoiser": {**framed, "lo": 0.03, "hi": 14.6}}))
+    assert found == Framed(DDPM("scaled", 0.00085, 0.012), V())
+    for beyond in ({"lo": 0.02, "hi": 14.0}, {"lo": 0.03, "hi": 15.0}):
+        with pytest.raises(
+            ValueError, match=r"denoiser: lo, hi: expected levels within .*'scaled', 0\.02917 to 14\.615"
+        ):
+            parametrization(load_recipe({**DATA, "denoiser": {**framed, **beyond}}))
 
 
 def test_every_fault_is_listed() -> None:

@@ -135,21 +135,24 @@ IF_I: dict[str, Any] = {
     "upcast_attention": False,
     "use_linear_projection": False,
 }
+# Levels, blocks and switches as diffusers' scripts/convert_if.py makes and checks them for "-II-" (in its functions
+# superres_create_unet_diffusers_config, get_super_res_unet and verify_param_count; commit 6cb6eb3e). The widths stand
+# in no public file that we found: of ten usual lists of multiples, (1, 2, 4, 6, 8) alone gives both the 450M parameters
+# that DeepFloyd's README tells of IF-II-M (96 times it: 461M) and the 1.2B of IF-II-L (160 times it: 1.18B).
 IF_II = IF_I | {
-    "addition_embed_type_num_heads": 32,
-    "block_out_channels": [128, 256, 512, 768],
+    "block_out_channels": [96, 192, 384, 576, 768],
     "class_embed_type": "timestep",
-    "down_block_types": [RES, RES, RES, SIMPLE],
+    "down_block_types": [RES, RES, RES, SIMPLE, SIMPLE],
     "in_channels": 6,
-    "layers_per_block": [2, 4, 6, 6],
-    "mid_block_only_cross_attention": True,
-    "mid_block_scale_factor": 1.414,
-    "only_cross_attention": [True, True, True, True],
-    "resnet_out_scale_factor": 1.414,
+    "layers_per_block": [2, 2, 3, 5, 5],
+    "mid_block_scale_factor": 1 / 0.7071,
+    "only_cross_attention": True,
+    "resnet_out_scale_factor": 1 / 0.7071,
     "resnet_skip_time_act": True,
     "sample_size": 256,
     "time_embedding_act_fn": "gelu",
-    "up_block_types": [UP_SIMPLE, UP_RES, UP_RES, UP_RES],
+    "time_embedding_dim": 768,
+    "up_block_types": [UP_SIMPLE, UP_SIMPLE, UP_RES, UP_RES, UP_RES],
 }
 PUBLISHED = {
     "sd-1.5": SD15,
@@ -193,6 +196,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "projection_class_embeddings_input_dim": 10 + 24,
     },
     "if-i-m": IF_I | _IF_SMALL,
-    "if-ii-m": IF_II | _IF_SMALL | {"layers_per_block": [1, 2, 2, 1]},
+    "if-ii-m": IF_II
+    | _IF_SMALL
+    | {"block_out_channels": [8, 8, 16, 16, 24], "layers_per_block": [1, 1, 2, 2, 1], "time_embedding_dim": 24},
 }
 """Each kind at reduced width, with a config that says so."""

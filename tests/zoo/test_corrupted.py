@@ -199,6 +199,13 @@ SD_ONLY: dict[str, tuple[Change, str]] = {
     "vae: another class": (edited("vae/config.json", _class_name="VQModel"), "_class_name: expected 'AutoencoderKL'"),
     "vae: wider": (edited("vae/config.json", latent_channels=8), "in_channels, out_channels: expected at least 8"),
     "vae: another width": (edited("vae/config.json", block_out_channels=[16, 16]), "vae: does not fit"),
+    "vae: a mean a channel": (edited("vae/config.json", latents_mean=[0.1] * 4), "latents_mean: expected null"),
+    "vae: a std a channel": (edited("vae/config.json", latents_std=[0.1] * 4), "latents_std: expected null"),
+    "vae: no scale": (edited("vae/config.json", scaling_factor=0), "scaling_factor: expected a number above 0, got 0"),
+    "vae: scale NaN": (
+        edited("vae/config.json", scaling_factor=float("nan")),
+        "scaling_factor: expected a number above",
+    ),
     "text: removed": (
         removed("text_encoder/model.safetensors", "final_layer_norm.weight"),
         "text encoder.*final_layer_norm.weight",
@@ -234,6 +241,22 @@ SD_ONLY: dict[str, tuple[Change, str]] = {
         edited("scheduler/scheduler_config.json", rescale_betas_zero_snr=True),
         "rescale_betas_zero_snr: expected False",
     ),
+    "scheduler: EDM": (
+        edited("scheduler/scheduler_config.json", _class_name="EDMDPMSolverMultistepScheduler"),
+        "_class_name: expected a scheduler of DDPM's noise levels, got 'EDM",
+    ),
+    "scheduler: none": (
+        edited("scheduler/scheduler_config.json", _class_name=None),
+        "_class_name: expected a scheduler",
+    ),
+    "scheduler: continuous": (
+        edited("scheduler/scheduler_config.json", timestep_type="continuous"),
+        "timestep_type: expected 'discrete'",
+    ),
+    "scheduler: log variance": (
+        edited("scheduler/scheduler_config.json", variance_type="learned"),
+        "variance_type: expected",
+    ),
     "scheduler: sample": (edited("scheduler/scheduler_config.json", prediction_type="sample"), "prediction_type"),
     "scheduler: backwards": (edited("scheduler/scheduler_config.json", beta_start=0.5), "expected 0 < start"),
     "scheduler: words": (edited("scheduler/scheduler_config.json", beta_start="low"), "scheduler_config.json"),
@@ -242,6 +265,10 @@ SD_ONLY: dict[str, tuple[Change, str]] = {
     "unet: widths": (edited("unet/config.json", block_out_channels=[8, 16, 16]), "expected 3 entries"),
     "unet: words": (edited("unet/config.json", layers_per_block="two"), "blocks: expected"),
     "unet: less": (edited("unet/config.json", layers_per_block=1), "does not fit its config"),
+    "unet: matrices that are convolutions": (
+        edited("unet/config.json", use_linear_projection=True),
+        r"down_blocks.0.attentions.0: .*proj_in.weight is \[8, 8, 1, 1\], expected \[8, 8\]",
+    ),
     "unet: linear": (
         edited("unet/config.json", use_linear_projection=True, num_class_embeds=7),
         "num_class_embeds: Stable Diffusion: expected neither",
