@@ -55,7 +55,8 @@ class Context(NamedTuple):
 
 def widened(x: Tensor, rows: int) -> Tensor:
     """x (B, ...) under k conditions, (k B, ...) one below the other, where it is not yet."""
-    return x if len(x) == rows else x.repeat(rows // len(x), *[1] * (x.ndim - 1))
+    # Joined, not repeated: `repeat` forgets the layout, and every layer after it would turn it round again.
+    return x if len(x) == rows else torch.cat([x] * (rows // len(x)))
 
 
 def zero(module: Layer) -> Layer:
