@@ -20,16 +20,12 @@ from guided.cond import FIELDS, Cond
 
 
 class Denoise(Protocol):
-    """(x: (B, *), sigma: () or (B,), cond) -> D: (B, *) in x's dtype, the estimate of E[x0 | x, cond]."""
+    """(x: (B, *), sigma: () or (B,), cond) -> D: (B, *) in x's dtype, the estimate of E[x0 | x, cond].
+
+    One with `takes_several` may be given k conditions for one x: (k B, *), one below the other, sharing what it can.
+    """
 
     def __call__(self, x: Tensor, sigma: Tensor, cond: Cond, /) -> Tensor: ...
-
-
-@runtime_checkable
-class Together(Protocol):
-    """What a denoiser may offer: the estimates of one x under several conditions, sharing what does not differ."""
-
-    def together(self, x: Tensor, sigma: Tensor, conds: Sequence[Cond], /) -> tuple[Tensor, ...]: ...
 
 
 @runtime_checkable
@@ -138,6 +134,8 @@ class Denoiser(nn.Module):
     the condition goes through first, where the network does not see absent fields as such.
     """
 
+    takes_several = True
+
     def __init__(
         self, network: nn.Module, parametrization: Parametrization, lo: float = 0.002, hi: float = 80.0
     ) -> None:
@@ -162,17 +160,13 @@ class Denoiser(nn.Module):
         """The fields of `Cond` that the network can see."""
         return _accepted(self.network) if self.edge is None else self.edge.accepts
 
-    def forward(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
-        return self.together(x, sigma, (cond,))[0]
-
-    def together(self, x: Tensor, sigma: Tensor, conds: Sequence[Cond]) -> tuple[Tensor, ...]:
-        """The estimates of x (B, *) under each of several conditions, as calls one by one would give them."""
+    def forward(self, x: Tensor, sigma: Tensor, *conds: Cond) -> Tensor:
+        """D (B, *); under several conditions (k B, *), one below the other, as calls one by one would give them."""
         numbers, found = self._outputs(x, sigma, conds)
         found = self._meant(found)
-        if len(conds) > 1:
-            found = found.view(len(conds), *x.shape)
-        D = numbers.applied(x, found)
-        return D.unbind() if len(conds) > 1 else (D,)
+        if len(conds) == 1:
+            return numbers.applied(x, found)
+        return numbers.applied(x, found.view(len(conds), *x.shape)).flatten(0, 1)
 
     def _meant(self, found: Tensor) -> Tensor:
         """The part of the network's output that the parametrisation is about."""
@@ -230,11 +224,12 @@ class Around(Denoiser):
     2022, arXiv 2104.14951). The noise it has to start from shrinks likewise.
     """
 
-    def together(self, x: Tensor, sigma: Tensor, conds: Sequence[Cond]) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, sigma: Tensor, *conds: Cond) -> Tensor:
         if any(cond.image is not conds[0].image for cond in conds):
-            return one_below_the_other(self, x, sigma, conds)
+            return torch.cat(one_below_the_other(self, x, sigma, conds))
         middle = middle_of(conds[0], x)
-        return tuple(middle + D for D in super().together(x - middle, sigma, conds))
+        D = super().forward(x - middle, sigma, *conds)
+        return middle + D if len(conds) == 1 else (middle + D.view(len(conds), *x.shape)).flatten(0, 1)
 
 
 def middle_of(cond: Cond, x: Tensor) -> Tensor:

@@ -123,10 +123,9 @@ def _together(network: Denoise, group: list[Branch], x: Tensor, sigma: Tensor, c
 
 def under(network: Denoise, conds: Sequence[Cond], x: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
     """The estimates of x under each condition, by what the network offers for that."""
-    together = getattr(network, "together", None)
-    if together is None or len(conds) == 1:
+    if len(conds) == 1 or not getattr(network, "takes_several", False):
         return one_below_the_other(network, x, sigma, conds)
-    return together(x, sigma, conds)  # type: ignore[no-any-return]
+    return network(x, sigma, *conds).chunk(len(conds))
 
 
 def _told(cond: Cond, guidance: float | Tensor | None, x: Tensor) -> Cond:

@@ -86,8 +86,8 @@ TRANSLATING = [
     Fault(
         "around: the picture is not taken off first",
         "guided/denoiser.py",
-        "super().together(x - middle, sigma, conds)",
-        "super().together(x, sigma, conds)",
+        "super().forward(x - middle, sigma, *conds)",
+        "super().forward(x, sigma, *conds)",
         "tests/test_denoiser.py::test_around_a_picture_the_difference_is_denoised",
     ),
     Fault(

@@ -112,7 +112,7 @@ def test_words_are_heard_and_no_must() -> None:
     given = photo((16, 16))
     plain, cat, dog = (model.translate(given, words, steps=2).tensor for words in (None, "a cat", "a dog"))
     assert not torch.equal(plain, cat) and not torch.equal(cat, dog)
-    assert torch.equal(model.translate(given, "", steps=2, w=1).tensor, plain)
+    assert (model.translate(given, "", steps=2, w=1).tensor - plain).abs().max() < 1e-5
 
 
 REFUSED: list[tuple[Model, str, dict[str, Any], str]] = [

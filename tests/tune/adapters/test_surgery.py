@@ -86,7 +86,8 @@ def test_a_fresh_one_changes_nothing_and_is_trained_alone(family: str, dora: boo
     drawn = torch.get_rng_state()
     made = adapters.fresh(net, 2, targets=there(net), dora=dora, seed=3)
     assert torch.equal(torch.get_rng_state(), drawn)  # nobody's random numbers depend on it
-    assert (said(net) - before).abs().max() < (1e-5 if dora else 1e-30)
+    # A layer with an adapter no longer adds what follows it in its own pass: the last bits may differ.
+    assert (said(net) - before).abs().max() < 1e-5
     assert {id(value) for value in net.parameters() if value.requires_grad} == {id(value) for value in made.values()}
     again = adapters.fresh(network(family), 2, targets=there(net), dora=dora, seed=3)
     other = adapters.fresh(network(family), 2, targets=there(net), dora=dora, seed=4)
