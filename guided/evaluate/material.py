@@ -156,7 +156,7 @@ class Artist:
         """How many evaluations of the model's own network a picture takes, by drawing one."""
         rows: list[int] = []
         network = self.model.denoiser.network
-        hook = network.register_forward_hook(lambda module, args, out: rows.append(len(args[0])))
+        hook = network.register_forward_hook(lambda module, args, out: rows.append(len(out)))
         try:
             text, classes = "text" in self.model.encoders, bool(self.model.classes)
             replace(self, watch=None).draw(how, ["a picture"] if text else None, [0] if classes else None)
