@@ -56,6 +56,7 @@ def test_an_interval_on_a_network_that_is_one_graph(kind: str, tmp_path: pathlib
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a C++ compiler at work
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_interval_on_a_compiled_network(kind: str, tmp_path: pathlib.Path) -> None:
     check(kind, tmp_path)
