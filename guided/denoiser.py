@@ -206,8 +206,11 @@ class Denoiser(nn.Module):
 
 
 class Given(NamedTuple):
-    """What a network is given: conditions, how often x is repeated for them, dtypes of x and of the level, and what
-    follows from the levels of the run."""
+    """What a network is given at any level of a run.
+
+    repeat: how often x stands below itself, one time for each condition. dtype: of x; exact: of the level. numbers: the
+    coefficients at the levels of the run.
+    """
 
     conds: tuple[Cond, ...]
     repeat: int

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from guided import _memory
+
 T = TypeVar("T")
 
 RECENT = 64
@@ -27,18 +29,9 @@ class Run:
     """
 
     def __init__(self) -> None:
-        self.room = _free() // 2
+        self.room = _memory.available() // 2
         self.lasting: dict[tuple[Hashable, ...], tuple[object, Any]] = {}
         self.recent: dict[tuple[Hashable, ...], tuple[object, Any]] = {}
-
-
-def _free() -> int:
-    """Bytes of memory that Linux says are to be had; elsewhere unbounded."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return 1 << 62
 
 
 class _Here(threading.local):

@@ -13,7 +13,19 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "guided").rglob("*.py"))
 FLOORS = [
-    {"_files", "_compat", "_safetensors", "cond", "path", "noise", "operators", "codec", "perturbation", "reuse"},
+    {
+        "_files",
+        "_memory",
+        "_compat",
+        "_safetensors",
+        "cond",
+        "path",
+        "noise",
+        "operators",
+        "codec",
+        "perturbation",
+        "reuse",
+    },
     {"denoiser", "tiles", "oracle", "analyze", "frames"},
     {"solvers", "sampling", "ode", "guide", "nn"},
     {"text", "data", "degrade"},

@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-import pathlib
 import subprocess
 import sys
 from collections.abc import Callable
 
 import torch
 
+from guided import _memory
 from guided.bench.cases import Absent, Case, Group, Made, Side
 
-_STATUS, _REFS = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/clear_refs")
 _MODES: dict[str, bool | str] = {
     "ours": False,
     "ours, checkpointed": True,
@@ -43,9 +42,6 @@ def _side(name: str, size: str, batch: int, device: str, measure: str) -> Side:
 
     def make() -> Made:
         need(device)
-        from guided.bench import training
-
-        training.need(_MODES[name])
         return Made(lambda: asked(words))
 
     return Side(name, f"float32, checkpointing {_MODES[name]}, a process of its own, AdamW's state there before", make)
@@ -53,7 +49,7 @@ def _side(name: str, size: str, batch: int, device: str, measure: str) -> Side:
 
 def need(device: str) -> None:
     """Raises Absent where a process is not told its peak of memory."""
-    if not device.startswith("cuda") and not _REFS.exists():
+    if not device.startswith("cuda") and not _memory.REFS.exists():
         raise Absent("this system does not tell a process its peak of memory (Linux and CUDA do)")
 
 
@@ -109,22 +105,19 @@ class Peak(contextlib.AbstractContextManager["Peak"]):
     """
 
     def __init__(self, device: str) -> None:
-        self.device, self.bytes = device, 0
+        self.device, self.bytes = torch.device(device), 0
 
     def __enter__(self) -> Peak:
         trim()
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            self._before = torch.cuda.memory_allocated()
-        else:
-            _REFS.write_text("5")
-            self._before = _status("VmRSS")
+        cuda = self.device.type == "cuda"
+        if cuda:
+            torch.cuda.synchronize(self.device)
+        _memory.watch(self.device)
+        self._before = torch.cuda.memory_allocated(self.device) if cuda else _memory.resident()
         return self
 
     def __exit__(self, *error: object) -> None:
-        after = torch.cuda.max_memory_allocated() if self.device.startswith("cuda") else _status("VmHWM")
-        self.bytes = max(0, after - self._before)
+        self.bytes = max(0, _memory.peak(self.device) - self._before)
 
 
 def trim() -> None:
@@ -134,11 +127,6 @@ def trim() -> None:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def _status(name: str) -> int:
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024
 
 
 def main(words: list[str]) -> int:

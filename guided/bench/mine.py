@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from enum import Enum
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from guided import reuse
 from guided.bench.networks import Inputs, Pair
 from guided.nn import UNet
 
@@ -30,27 +28,18 @@ class Way(Enum):
     """`network(x, t, cond)` and no more."""
 
 
-def reuse() -> Any | None:
-    """`guided.reuse`, where this version has it: what a sampling run computes once and keeps."""
-    found = importlib.import_module("guided.reuse") if importlib.util.find_spec("guided.reuse") else None
-    return found if hasattr(found, "within") else None
-
-
 def kept(way: Way) -> Callable[[], AbstractContextManager[object]]:
     """The context of all calls: one sampling run, entered anew by each, or none."""
-    module = None if way is Way.BARE else reuse()
-    if module is None:
+    if way is Way.BARE:
         return contextlib.nullcontext
-    run = module.Run()
-    return lambda: module.within(run)  # type: ignore[no-any-return]
+    run = reuse.Run()
+    return lambda: reuse.within(run)  # type: ignore[return-value]
 
 
 def described(way: Way) -> str:
     """What is said of a way to the reader."""
     if way is Way.BARE:
         return "outside a run"
-    if reuse() is None:
-        return "nothing kept between calls (this version cannot)"
     return "text projected beforehand" if way is Way.RUN else "text projected at every call"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guided.bench import looping, memory, speed
-from guided.bench.cases import Absent, Case, Group, Made, Side
+from guided.bench.cases import Case, Group, Made, Side
 from guided.bench.networks import Inputs, Pair, Size, inputs, library
 from guided.denoiser import Eps, FromVP
-from guided.nn import UNet, unet
+from guided.nn import UNet
 from guided.train.batch import Batch
 from guided.train.loss import objective
 from guided.train.processes import Team
@@ -52,16 +51,9 @@ def groups(
     return [*timed, *(memory.group(size.name, memory_batch, device, measure) for measure in measures)]
 
 
-def need(mode: bool | str) -> None:
-    """Raises Absent where this version lacks the mode; one that knows a single mode takes any word for it."""
-    if mode == CHEAP and CHEAP not in inspect.getsource(unet):
-        raise Absent("this version has no cheap checkpointing")
-
-
 def checkpointed(network: UNet, mode: bool | str) -> UNet:
-    """The network with a mode of checkpointing; raises Absent."""
-    need(mode)
-    network.checkpointing = mode  # type: ignore[assignment]
+    """The network with a mode of checkpointing."""
+    network.checkpointing = mode
     return network
 
 

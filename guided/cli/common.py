@@ -48,11 +48,11 @@ def took(begun: float, device: str) -> None:
     """Say how long it took since `begun`, a `time.monotonic()`, and the most memory that was held."""
     import torch
 
-    from guided.tune import forecast
+    from guided import _memory
 
-    seconds, peak = time.monotonic() - begun, forecast.peak_memory(torch.device(device))
+    seconds, peak = time.monotonic() - begun, _memory.peak(torch.device(device))
     length = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.1f} minutes"
-    say(f"took {length}, {forecast.gigabytes(peak)} at most")
+    say(f"took {length}, {_memory.gigabytes(peak)} at most")
 
 
 def printable(text: str) -> str:

@@ -77,7 +77,12 @@ class EncoderUNet(Body):
             raise ValueError(f"this classifier reads pictures of {self.size}, got {tuple(x.shape[2:])}")
         nothing = Cond()
         embedding = self.act(self.vector(x, c_noise, nothing))
-        h = self.conv_in(self.space(x, nothing))
+        with self._keeping():
+            return self._through(self.space(x, nothing), embedding)
+
+    def _through(self, h: Tensor, embedding: Tensor) -> Tensor:
+        """From the pixels to the logits."""
+        h = self.conv_in(h)
         for level in levels(self.down):
             for stage in level.stages:
                 h = self._run(stage, h, embedding, None)

@@ -54,6 +54,10 @@ class Body(nn.Module):
         for stage in stages:
             stage.compile(**options)
 
+    def _keeping(self) -> contextlib.AbstractContextManager[None]:
+        """What is kept of a forward for the way back."""
+        return recompute.cheaply() if self.checkpointing == "cheap" else contextlib.nullcontext()
+
     def _run(self, module: nn.Module, *inputs: Any) -> Tensor:
         if self.checkpointing is True and torch.is_grad_enabled():
             return checkpoint(module, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
@@ -107,7 +111,7 @@ class UNet(Body):
             context, pooled = self.sequence(x.new_empty(rows, 0), text)
             embedding = embedding if pooled is None else embedding + pooled
         seen = self.act(embedding), context, self._perturbation()
-        with recompute.cheaply() if self.checkpointing == "cheap" else contextlib.nullcontext():
+        with self._keeping():
             out = self._through(laid_out(self._folded(self.space(x, cond))), *seen)
         if self.config.patch > 1:
             out = F.pixel_shuffle(out, self.config.patch)[..., : x.shape[2], : x.shape[3]]

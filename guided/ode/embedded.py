@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from guided import reuse
 from guided.cond import Cond
 from guided.denoiser import Denoise, spread
 from guided.ode.along import check_dtype
@@ -58,7 +59,8 @@ def adaptive(
         x, sigma = state[0] / spread(angle.cos(), state[0]), angle.tan()
         return (turn(x, denoise(x, sigma, cond), sigma),)
 
-    (z,), evaluations = follow(slope, (z,), start, end, tol)
+    with reuse.running():
+        (z,), evaluations = follow(slope, (z,), start, end, tol)
     return Solution(z / spread(end.cos(), z), evaluations)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from guided import path as paths
+from guided import reuse
 from guided.guide import cfg
 from guided.sampling import sample, trajectory
 from guided.solvers import Solver
@@ -47,11 +48,12 @@ class DDPMInversion:
         noisy.append(x0)
         stochastic = paths.ancestral(path)
         draws = []
-        for i, x in enumerate(noisy[:-1]):
-            down = sample(plain, x, stochastic[2 * i : 2 * i + 2], told, solver="euler")
-            std = (path[i + 1] ** 2 - stochastic[2 * i + 1] ** 2).clamp_min(0).sqrt()
-            # The last step draws nothing: what it lacks of the photo is added in the end.
-            draws.append((noisy[i + 1] - down) / float(std) if std > 0 else noisy[i + 1] - down)
+        with reuse.running():
+            for i, x in enumerate(noisy[:-1]):
+                down = sample(plain, x, stochastic[2 * i : 2 * i + 2], told, solver="euler")
+                std = (path[i + 1] ** 2 - stochastic[2 * i + 1] ** 2).clamp_min(0).sqrt()
+                # The last step draws nothing: what it lacks of the photo is added in the end.
+                draws.append((noisy[i + 1] - down) / float(std) if std > 0 else noisy[i + 1] - down)
 
         def drawn(index: int, shape: Sequence[int]) -> Tensor:
             return draws[index // 2 - 1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guided import data, text
+from guided import _files, data, text
 from guided.cond import Cond
 from guided.data import BadPicture, Pictures, Record, Source, Split
 from guided.data.aspects import BatchOrder, ManySizes, sizes
@@ -233,7 +232,7 @@ def part(recipe: Recipe, records: Sequence[Record]) -> Split:
 
 def token_folder() -> Path:
     """Where token states are kept: `$GUIDED_CACHE` or ~/.cache/guided, in `tokens`."""
-    return Path(os.environ.get("GUIDED_CACHE") or Path.home() / ".cache" / "guided") / "tokens"
+    return _files.cache("tokens")
 
 
 def read_texts(

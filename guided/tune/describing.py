@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from guided._memory import gigabytes
 from guided.model import Model
 from guided.train import setup
 from guided.train.recipe import Recipe
 from guided.tune import heading
-from guided.tune.forecast import Forecast, gigabytes
+from guided.tune.forecast import Forecast
 from guided.tune.preparing import as_found, parted
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import resource
 import statistics
 import time
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from guided import _memory
+from guided._memory import gigabytes
 from guided.model import Model
 from guided.train.batch import Parts, loader
 from guided.train.loss import Objective, objective
@@ -60,7 +59,7 @@ def forecast(recipe: Recipe, device: torch.device, limit: int | None = None) -> 
     free = free_memory(device) if limit is None else limit
     if count.peak(recipe) > free:
         raise ValueError(refusal(count, recipe, free, _lighter(job, device)))
-    _reset(device)
+    _memory.watch(device)
     state = State(recipe, job.denoiser, job.tuning)
     team = Team(0, 1, device)
     train = recipe.train
@@ -78,7 +77,7 @@ def forecast(recipe: Recipe, device: torch.device, limit: int | None = None) -> 
     look = _look(job, state, goal, device)
     drawn = _drawing(job, recipe)
     checks = max(1, train.images // train.held_every) + 1
-    peak = max(peak_memory(device), count.peak(recipe) if device.type == "cpu" else 0)
+    peak = max(_memory.peak(device), count.peak(recipe) if device.type == "cpu" else 0)
     made_of = Forecast(each * -(-train.images // train.batch_size), look * checks, drawn, peak, free)
     del job, state, stream
     gc.collect()
@@ -145,7 +144,7 @@ def counted(job: Job, device: torch.device) -> Count:
     trained = sum(p.numel() * p.element_size() for p in network.parameters() if p.requires_grad)
     copied = any(p.requires_grad for p in network.parameters()) and not job.tuning.adapter  # type: ignore[union-attr]
     kept = trained if copied and job.recipe.tune and job.recipe.tune.replay else 0
-    before = _resident() if device.type == "cpu" else torch.cuda.memory_allocated(device)
+    before = _memory.resident() if device.type == "cpu" else torch.cuda.memory_allocated(device)
     return Count(before, trained, kept, activations(job, device))
 
 
@@ -208,50 +207,12 @@ def refusal(count: Count, recipe: Recipe, free: int, lighter: int) -> str:
     )
 
 
-def gigabytes(count: int) -> str:
-    """Bytes for a person."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
-
-
 def free_memory(device: torch.device) -> int:
     """Bytes that this process may come to hold: what it holds, and what is free."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return 1 << 62
-    return free + _resident()
-
-
-def _resident() -> int:
-    return _status("VmRSS")
-
-
-def _status(key: str) -> int:
-    """A line of what Linux says of this process, in bytes; elsewhere the most it ever held."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _reset(device: torch.device) -> None:
-    """Begin to watch the peak anew."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most this process has held since `_reset`."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return _status("VmHWM")
+    free = _memory.available()
+    return free if free == 1 << 62 else free + _memory.resident()
 
 
 def _wait(device: torch.device) -> None:

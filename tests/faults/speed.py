@@ -99,8 +99,8 @@ SPEEDS = [
     ),
     Fault(
         "bench of memory: the peak of the whole process",
-        "guided/bench/memory.py",
-        '_REFS.write_text("5")',
+        "guided/_memory.py",
+        'REFS.write_text("5")',
         "pass",
         f"{SPEED}::test_a_peak_of_memory_is_what_a_block_holds",
     ),

@@ -16,7 +16,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from guided import reuse
 from guided.cond import Cond
-from guided.nn import UNet, UNetConfig, layers, native, norms, onednn, preset, recompute
+from guided.nn import EncoderUNet, UNet, UNetConfig, layers, native, norms, onednn, preset, recompute
 from guided.perturbation import Perturbation, applied
 from tests.nn.tools import FULL, TEXT, awake, inputs
 
@@ -322,6 +322,21 @@ def test_every_checkpointing_gives_the_same_gradient(low: bool, kernels: bool, m
         network.checkpointing = mode
         again, found = gradient_of(network, low)
         assert torch.equal(again, y) and torch.equal(found, plain), mode
+
+
+@pytest.mark.parametrize("mode", [True, "cheap"])
+def test_a_classifiers_checkpointing_gives_the_same_gradient(mode: bool | str) -> None:
+    config = UNetConfig(widths=(16, 16), blocks=(1, 1), depth=(0, 1), head_width=8, groups=4, out_channels=5)
+    torch.manual_seed(0)
+    network, x, t = EncoderUNet(config, (8, 8)), torch.randn(2, 3, 8, 8), torch.tensor([1.0, 200.0])
+    for weight in network.parameters():
+        nn.init.normal_(weight, std=0.2)
+    found = []
+    for network.checkpointing in (False, mode):
+        network.zero_grad()
+        network(x, t).square().sum().backward()
+        found.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
+    assert torch.equal(found[0], found[1]) and found[0].norm() > 0
 
 
 @needs_kernels
