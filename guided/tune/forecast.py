@@ -94,6 +94,7 @@ def due(every: int, images: int, batch: int) -> int:
     """How often what is done `every` so many images (0: never), and at the end, is done in a run of so many images."""
     if not every:
         return 0
+    every = max(every, batch)  # once an update at most
     at_the_end = images // every > (images - batch) // every
     return images // every + (not at_the_end)
 
