@@ -275,7 +275,9 @@ class Numbers(NamedTuple):
         """skip * x + out * found, x (B, *), found (B, *) or (k, B, *)."""
         if isinstance(self.out, Tensor):
             return self.skip * x + self.out * found
-        return torch.add(self.skip * x, found, alpha=self.out)
+        # A product with 1 changes no bit; noise-predicting networks would pay for it at every step.
+        kept = x if self.skip == 1 else self.skip * x
+        return torch.add(kept, found, alpha=self.out)
 
 
 def alone(sigma: Tensor) -> bool:

@@ -28,6 +28,8 @@ from guided.tune.preparing import prepare_tuning
 UPDATES = 20
 UNCOUNTED = 4
 """The first updates of a process are slower: memory is taken, kernels are chosen."""
+STEPS = 4
+"""A picture is drawn in so many steps, and in one, to tell what a step takes and what the call itself takes."""
 SLACK = 1.1
 """What allocators take beyond what is asked of them."""
 
@@ -74,11 +76,10 @@ def forecast(recipe: Recipe, device: torch.device, limit: int | None = None) -> 
         _wait(device)
         times.append(time.perf_counter() - begun)
     each = statistics.median(times[UNCOUNTED:])
-    look = _look(job, state, goal, device)
+    checks = _checks(job, state, goal, device)
     drawn = _drawing(job, recipe)
-    checks = max(1, train.images // train.held_every) + 1
     peak = max(_memory.peak(device), count.peak(recipe) if device.type == "cpu" else 0)
-    made_of = Forecast(each * -(-train.images // train.batch_size), look * checks, drawn, peak, free)
+    made_of = Forecast(each * -(-train.images // train.batch_size), checks, drawn, peak, free)
     del job, state, stream
     gc.collect()
     return made_of
@@ -86,6 +87,25 @@ def forecast(recipe: Recipe, device: torch.device, limit: int | None = None) -> 
 
 def _idle(worker: int) -> None:
     """A loader without workers has nothing to begin."""
+
+
+def due(every: int, images: int, batch: int) -> int:
+    """How often what is done `every` so many images (0: never), and at the end, is done in a run of so many images."""
+    if not every:
+        return 0
+    every = max(every, batch)  # once an update at most
+    at_the_end = images // every > (images - batch) // every
+    return images // every + (not at_the_end)
+
+
+def _checks(job: Job, state: State, goal: Objective, device: torch.device) -> float:
+    """Seconds that all checks take: at the first the base is heard too, and no later one costs what the first does."""
+    train = job.recipe.train
+    count = due(train.held_every, train.images, train.batch_size)
+    if not count:
+        return 0.0
+    first = _look(job, state, goal, device)
+    return first + (_look(job, state, goal, device) * (count - 1) if count > 1 else 0.0)
 
 
 def _look(job: Job, state: State, goal: Objective, device: torch.device) -> float:
@@ -109,16 +129,23 @@ def _drawing(job: Job, recipe: Recipe) -> float:
     labels = [label for _, label in asked if label is not None] or ([0] if model.classes and texts is None else None)
     n = len(asked) if texts is None and labels is None else 1
     count = len(texts or labels or range(n))
-    model.generate(texts, n, labels=labels, steps=1, batch=replay.TOGETHER)
-    begun = time.perf_counter()
-    model.generate(texts, n, labels=labels, steps=2, batch=replay.TOGETHER)
-    each = (time.perf_counter() - begun) / 2 / count
-    previews = train.images // train.preview_every if train.preview_every else 0
-    shown = min(memorised.SHOWN, len(job.split.train))
+
+    def takes(steps: int) -> float:
+        begun = time.perf_counter()
+        model.generate(texts, n, labels=labels, steps=steps, batch=replay.TOGETHER)
+        return time.perf_counter() - begun
+
+    takes(1)  # an encoder is loaded, kernels are chosen
+    once = takes(1)
+    each = max(0.0, takes(STEPS) - once) / (STEPS - 1) / count
+    call = max(0.0, once - each * count)  # what a call takes however many steps it has: captions are read
     default = int((model.card.get("defaults") or {}).get("steps", recipe.sample.steps))
-    drawn = tune.replayed * min(replay.STEPS, default) if tune.replay else 0
-    seen = min(memorised.SHOWN, len(job.held) or len(job.split.train))
-    return each * (drawn + seen * (previews + 1) * default + shown * default)
+    replayed = tune.replayed if tune.replay else 0
+    shown, kept_out = (min(memorised.SHOWN, len(rows)) for rows in (job.split.train, job.held))
+    previews = due(train.preview_every, train.images, train.batch_size)
+    pictures = replayed * min(replay.STEPS, default) + ((kept_out or shown) * previews + shown + kept_out) * default
+    calls = -(-replayed // replay.TOGETHER) + previews + 1 + bool(kept_out)
+    return each * pictures + call * calls
 
 
 @dataclass(frozen=True)
