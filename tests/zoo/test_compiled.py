@@ -37,6 +37,7 @@ def drawn(model: Model, kind: str, guide: Any) -> torch.Tensor:
 
 
 def check(kind: str, folder: pathlib.Path, **how: Any) -> None:
+    torch.compiler.reset()  # graphs that other tests made count against the number of recompilations
     model = opened(kind, folder)
     guide = cfg(3.0).during(0.3, 3.0)
     plain, always, want = (drawn(model, kind, given) for given in (cfg(1.0), cfg(3.0), guide))
