@@ -10,10 +10,10 @@ import torch
 
 from guided.text._locate import MINILM_SCALE, locate
 from guided.text._open_clip import open_open_clip
-from guided.text._transformers import open_transformers
+from guided.text._transformers import LAST, open_transformers
 from guided.text.encoder import FrozenEncoder
 
-FIELDS = ("class", "from", "weights", "tokenizer", "length", "dtype", "scale")
+FIELDS = ("class", "from", "weights", "tokenizer", "length", "dtype", "scale", "layer")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OPENERS = {"transformers": open_transformers, "open_clip": open_open_clip}
 
@@ -38,6 +38,10 @@ def open_encoder(
         "dtype": dtype_name,
         "scale": wanted.get("scale", MINILM_SCALE if found.minilm else 1.0),
     }
+    if (
+        wanted.get("layer", LAST) != LAST
+    ):  # where it is the last, nothing is said of it: older specs and caches stay good
+        base["layer"] = wanted["layer"]
     encoder = OPENERS[found.library](found, base, device, DTYPES[dtype_name])
     for field in ("class", "weights", "tokenizer"):
         has = encoder.spec[field]
@@ -65,4 +69,7 @@ def _checked(spec: str | Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"text encoder: scale is a number above 0, got {scale!r}")
     if length is not None and (isinstance(length, bool) or not isinstance(length, int)):
         raise ValueError(f"text encoder: length is a whole number of tokens, got {length!r}")
+    layer = spec.get("layer", LAST)
+    if type(layer) is not int or layer > LAST:
+        raise ValueError(f"text encoder: layer counts from the end, -1 the last, -2 the one before; got {layer!r:.80}")
     return dict(spec)

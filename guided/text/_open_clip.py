@@ -36,6 +36,10 @@ def open_open_clip(found: Found, spec: dict[str, Any], device: torch.device, dty
             "which open_clip only wraps; open that one"
         )
     limit = int(text.get("context_length", 77))
+    if "layer" in spec:
+        raise ValueError(
+            f"text encoder {found.name!r}: a tower of open_clip gives its last states alone: leave out layer"
+        )
     length = spec["length"] if spec["length"] is not None else limit
     if not 1 <= length <= limit:
         raise ValueError(f"text encoder {found.name!r}: length is between 1 and {limit}, got {length}")

@@ -20,6 +20,8 @@ CLIP = ("clip", "clip_text_model")
 T5 = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 # T5's positions are relative, so nothing in its weights says how much it reads.
 UNLIMITED = 512
+LAST = -1
+"""The layer whose states an encoder gives unless it is told another."""
 
 
 def open_transformers(found: Found, spec: dict[str, Any], device: torch.device, dtype: torch.dtype) -> FrozenEncoder:
@@ -30,15 +32,20 @@ def open_transformers(found: Found, spec: dict[str, Any], device: torch.device, 
     if not 1 <= length <= limit:
         raise ValueError(f"text encoder {found.name!r}: length is between 1 and {limit}, got {length}")
     words = TransformersWords(tokenizer, length)
-    width = width_of(model)
+    width, layer = width_of(model), spec.get("layer", LAST)
+    layers = int(model.config.num_hidden_layers)
+    if layer < -layers - 1:
+        raise ValueError(
+            f"text encoder {found.name!r}: it has {layers} layers, so layer is -1 .. {-layers - 1}, got {layer}"
+        )
     null: Null = "empty"
     if kind in CLIP:
-        tower: Any = ClipTower(model)
+        tower: Any = ClipTower(model, layer)
         vector_width = int(model.config.projection_dim) if hasattr(model, "text_projection") else width
     elif kind in T5:
-        tower, vector_width = T5Tower(model), 0
+        tower, vector_width = T5Tower(model, layer), 0
     else:
-        tower, vector_width, null = MeanTower(model), width, "learned"
+        tower, vector_width, null = MeanTower(model, layer), width, "learned"
     spec = {**spec, "class": type(model).__name__, "tokenizer": words.fingerprint, "length": length}
     return FrozenEncoder(words, tower, spec, width, vector_width, null, device)
 
@@ -70,46 +77,52 @@ def width_of(model: Any) -> int:
     return int(getattr(model.config, "hidden_size", None) or model.config.d_model)
 
 
+def states_of(said: Any, layer: int) -> Tensor:
+    """The states after a layer, counted from the end, of what a model of transformers says."""
+    states: Tensor = said.last_hidden_state if layer == LAST else said.hidden_states[layer]
+    return states
+
+
 class ClipTower(nn.Module):
-    """CLIP's text tower: states after the final norm, and that of the end token, projected where it can be.
+    """CLIP's text tower: states after a layer (the last: after the final norm), and that of the end, projected if it can.
 
     Learning Transferable Visual Models From Natural Language Supervision, Radford et al. 2021, section 2.4.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, layer: int = LAST) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.layer = model, layer
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        states = self.model(input_ids=ids).last_hidden_state
-        pooled = states[:, -1]  # the end token: there is no padding after it
+        said = self.model(input_ids=ids, output_hidden_states=self.layer != LAST)
+        pooled = said.last_hidden_state[:, -1]  # the end token: there is no padding after it
         if hasattr(self.model, "text_projection"):
             pooled = self.model.text_projection(pooled)
-        return states, pooled
+        return states_of(said, self.layer), pooled
 
 
 class T5Tower(nn.Module):
     """T5's encoder: its states, and no pooled vector."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, layer: int = LAST) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.layer = model, layer
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.model(input_ids=ids).last_hidden_state, None
+        return states_of(self.model(input_ids=ids, output_hidden_states=self.layer != LAST), self.layer), None
 
 
 class MeanTower(nn.Module):
     """An encoder like BERT: its states, and their mean at unit RMS (sentence encoders train its direction)."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, layer: int = LAST) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.layer = model, layer
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        states = self.model(input_ids=ids).last_hidden_state
-        mean = states.float().mean(1)
-        return states, mean / mean.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
+        said = self.model(input_ids=ids, output_hidden_states=self.layer != LAST)
+        mean = said.last_hidden_state.float().mean(1)
+        return states_of(said, self.layer), mean / mean.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
 
 
 def _class(transformers: Any, kind: str | None, config: dict[str, Any], found: Found) -> Any:

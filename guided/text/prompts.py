@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from guided.text._transformers import CLIP, LAST, T5, limit_of, load, states_of, width_of
 from guided.text._words import Words
 from guided.text.encoder import Encoded, Null, cache_key, checked, report_cuts
 
@@ -33,9 +34,8 @@ class Tower:
         row[0, : len(ids)] = torch.tensor(ids, device=device)
         mask = torch.arange(length, device=device)[None] < len(ids)
         given = {"attention_mask": mask.long()} if self.masked else {}
-        said = self.model(input_ids=row, output_hidden_states=self.layer != -1, **given)
-        states = said.last_hidden_state if self.layer == -1 else said.hidden_states[self.layer]
-        return states[0].float(), said.text_embeds[0].float() if self.pooled else None
+        said = self.model(input_ids=row, output_hidden_states=self.layer != LAST, **given)
+        return states_of(said, self.layer)[0].float(), said.text_embeds[0].float() if self.pooled else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +123,6 @@ def open_towers(spec: Mapping[str, Any], device: torch.device) -> PromptEncoder:
         lengths.add(limit)
     if len(lengths) != 1:
         raise ValueError(f"text encoder: its towers read different lengths, {sorted(lengths)}: they are not a pair")
-    from guided.text._transformers import width_of
-
     pooled = [tower.model.config.projection_dim for tower in towers if tower.pooled]
     return PromptEncoder(
         tuple(towers),
@@ -141,7 +139,6 @@ def _open(
     entry: Mapping[str, Any], length: int | None, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tower, dict[str, Any], int]:
     from guided.text._locate import locate
-    from guided.text._transformers import CLIP, T5, limit_of, load
     from guided.text._words import TransformersWords
 
     found = locate(entry["from"])

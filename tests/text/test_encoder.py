@@ -113,9 +113,36 @@ def test_the_key_changes_with_what_changes_the_states_only(bert: FrozenEncoder, 
         open(bert.spec, length=8).key,
         open(bert.spec, dtype=torch.bfloat16).key,
         open({**bert.spec, "scale": 2.0}).key,
+        open({**bert.spec, "layer": -2}).key,
         open(str(folder("t5"))).key,
     }
-    assert len(others - {bert.key}) == 4
+    assert len(others - {bert.key}) == 5
+    assert open({**bert.spec, "layer": -1}).key == bert.key
+
+
+@pytest.mark.parametrize("kind", ["clip", "clip_projected", "bert", "t5"])
+def test_a_layer_gives_what_the_layers_after_it_make_the_last_of(kind: str, folder) -> None:
+    last = open(str(folder(kind)))
+    earlier = open({**last.spec, "layer": -2})
+    assert open(earlier.spec).spec == earlier.spec
+    found, plain = earlier(["a red cat"]), last(["a red cat"])
+    assert found.vector is None or torch.equal(found.vector, plain.vector)  # the whole sentence's is the last one's
+    model = last.tower.model
+    with torch.no_grad():
+        if kind == "t5":
+            places = model.encoder.block[0].layer[0].SelfAttention.compute_bias(*[found.tokens.shape[1]] * 2)
+            states = model.encoder.block[-1](found.tokens, position_bias=places)[0]
+            states = model.encoder.final_layer_norm(states)
+        elif kind == "bert":
+            states = model.encoder.layer[-1](found.tokens)
+        else:
+            tower = getattr(model, "text_model", model)
+            width = found.tokens.shape[1]
+            ahead = torch.full((width, width), -torch.inf).triu(1)[None, None]
+            states = tower.final_layer_norm(tower.encoder.layers[-1](found.tokens, attention_mask=ahead))
+    states = states[0] if isinstance(states, tuple) else states
+    torch.testing.assert_close(states, plain.tokens, rtol=1e-5, atol=1e-5)
+    assert (found.tokens - plain.tokens).abs().max() > 0.01
 
 
 def test_scale_multiplies_the_tokens_and_not_the_vector(bert: FrozenEncoder) -> None:

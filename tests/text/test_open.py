@@ -212,6 +212,12 @@ def test_a_tokenizer_of_another_model_is_noticed(folder, copy) -> None:
         ({"from": "minilm", "scale": 0}, ValueError, "scale is a number above 0, got 0"),
         ({"from": "minilm", "length": "8"}, ValueError, "length is a whole number"),
         ({"from": "minilm", "dtype": "int8"}, ValueError, "dtype is one of float32"),
+        (
+            {"from": "minilm", "layer": 0},
+            ValueError,
+            "layer counts from the end, -1 the last, -2 the one before; got 0",
+        ),
+        ({"from": "minilm", "layer": True}, ValueError, "layer counts from the end"),
     ],
 )
 def test_a_spec_that_means_nothing_is_refused(spec, error, message, monkeypatch) -> None:
@@ -232,3 +238,15 @@ def test_an_empty_folder_and_a_file_are_refused(tmp_path) -> None:
 def test_lengths_the_encoder_cannot_read_are_refused(kind: str, length: int, folder) -> None:
     with pytest.raises(ValueError, match="length"):
         open(str(folder(kind)), length=length)
+
+
+@pytest.mark.parametrize("kind", ["clip", "t5", "bert"])
+def test_a_layer_that_an_encoder_does_not_have_is_refused(kind: str, folder) -> None:
+    assert open({"from": str(folder(kind)), "layer": -3}).spec["layer"] == -3  # two layers, and what goes in
+    with pytest.raises(ValueError, match=r"it has 2 layers, so layer is -1 \.\. -3, got -4"):
+        open({"from": str(folder(kind)), "layer": -4})
+
+
+def test_an_open_clip_tower_gives_its_last_states_alone(folder) -> None:
+    with pytest.raises(ValueError, match="its last states alone: leave out layer"):
+        open({"from": str(folder("open_clip")), "layer": -2})
