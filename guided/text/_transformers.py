@@ -84,7 +84,7 @@ def states_of(said: Any, layer: int) -> Tensor:
 
 
 class ClipTower(nn.Module):
-    """CLIP's text tower: states after a layer (the last: after the final norm), and that of the end, projected if it can.
+    """CLIP's text tower: states after a layer (the last: and the final norm), and that of the end, projected if it can.
 
     Learning Transferable Visual Models From Natural Language Supervision, Radford et al. 2021, section 2.4.
     """

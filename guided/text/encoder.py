@@ -157,9 +157,9 @@ def open(
 
     spec: "minilm"; a folder or hub id (`org/name`, `org/name/subfolder`) of a transformers text encoder or of
     an open_clip model; "open_clip:ARCH:FILE.safetensors"; or the `spec` of an encoder opened before, which must
-    then have the same weights and tokenizer; or {"towers": [...]}, see `guided.text.PromptEncoder`. A spec may say which
-    "layer" of a transformers encoder gives the states, counted from the end: {"from": "minilm", "layer": -2}. length:
-    the most tokens read, by default what the encoder can.
+    then have the same weights and tokenizer; or {"towers": [...]}, see `guided.text.PromptEncoder`. A spec may say
+    which "layer" of a transformers encoder gives the states, counted from the end: {"from": "minilm", "layer": -2}.
+    length: the most tokens read, by default what the encoder can.
     dtype: what the weights are computed in (float32 by default); the states are float32 in any case. Weights
     are read from safetensors only, no code of a repository is run, a local folder opens without the network.
 
