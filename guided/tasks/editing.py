@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from guided import path as paths
-from guided import solvers
 from guided.cond import Cond
 from guided.guide import Guide, Term, project
 from guided.model import drawing, edge
@@ -176,7 +175,8 @@ def _inverted(model: Model, edit: Edit, stage: Stage, which: Sequence[int], foun
     if edit.resample > 1:
         raise ValueError("resample: RePaint is no edit by inversion; give by= or resample=, not both")
     solver = solver_of(model, edit.request.solver or edit.by.solver, path)
-    edit.by.check(model, solvers.by_name(solver) if isinstance(solver, str) else solver)
+    found = dataclasses.replace(found, path=path, solver=solver)
+    edit.by.check(model, found)
     walk = By(edit.by, _amount(model, stage))
     return dataclasses.replace(found, path=path, solver=solver, x0=_rows(model, stage, which), walk=walk)
 
