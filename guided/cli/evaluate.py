@@ -76,8 +76,8 @@ def evaluate(
     from guided import evaluate as judging
 
     if strengths is not None:
-        more = {"--sheet": sheet, "--memory": memory, "--cas": cas, "--clip": clip, "--features": features}
-        more |= {"--classifier": classifier, "--likelihood": likelihood, "--size": size}
+        more: dict[str, object] = {"--sheet": sheet, "--memory": memory, "--cas": cas, "--clip": clip}
+        more |= {"--features": features, "--classifier": classifier, "--likelihood": likelihood, "--size": size}
         _check_strengths(subject, strengths, more)
 
     options = judging.Options(

@@ -51,8 +51,9 @@ def strength_curve(
     pictures = real(os.fspath(against), model.size, model.card.get("recipe") or {})
     rows, prompts, labels = _asked(model, pictures, thinned(pictures.split.train, options.n or PICTURES))
     sources, kept = pictures.read(rows)
-    if kept != rows:
-        prompts, labels = ([v[rows.index(row)] for row in kept] if v else v for v in (prompts, labels))
+    places = [rows.index(row) for row in kept]  # of those that could be read
+    prompts = None if prompts is None else [prompts[place] for place in places]
+    labels = None if labels is None else [labels[place] for place in places]
     reference = SPACE(pictures.read(thinned(pictures.split.train, MOST))[0])
     painted = strokes(sources)
     how = ways[0] if ways else None

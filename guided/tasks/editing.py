@@ -96,7 +96,7 @@ def opened(model: Model, edit: Edit) -> tuple[Stage, list[int], Request]:
         raise ValueError("photos of one call are of one size, mode and depth: edit others one by one")
     filled = isinstance(edit.mask, str) and edit.mask == masks.ALPHA
     mask = None if edit.mask is None else masks.of(edit.mask, photos[0])
-    if filled and any(not np.array_equal(mask, masks.of(masks.ALPHA, found)) for found in photos[1:]):
+    if filled and any(mask is None or not np.array_equal(mask, masks.of(masks.ALPHA, found)) for found in photos[1:]):
         raise ValueError('mask="alpha": the photos are transparent at different places: edit them one by one')
     if edit.expand is not None:
         inside = photos[0].size
