@@ -86,14 +86,18 @@ def default(n: int, lo: float, hi: float, w: float = 1.0) -> Tensor:
     return _grid(n, last, hi, lambda s: (s / (1 + s / 100)) ** (1 / rho), lambda u: u**rho / (1 - u**rho / 100))
 
 
+FAINTEST = 1e-8
+"""No path begins below it: less noise moves no pixel that float32 holds, and solvers divide by what levels differ."""
+
+
 def start_of(strength: float, lo: float, hi: float) -> float:
-    """The noise level of a strength t in (0, 1], read as flow time: t / (1 - t), clamped to hi.
+    """The noise level of a strength t in (0, 1], read as flow time: t / (1 - t), clamped to hi and to `FAINTEST`.
 
     Raises ValueError outside (0, 1]; strength 0 is the picture itself and needs no path.
     """
     if not 0 < strength <= 1:
         raise ValueError(f"strength must lie in (0, 1], got {strength}; 0 returns the picture as it is")
-    return hi if strength == 1 else min(strength / (1 - strength), hi)
+    return hi if strength == 1 else min(max(strength / (1 - strength), FAINTEST), hi)
 
 
 def at_strength(

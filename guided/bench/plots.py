@@ -1,4 +1,4 @@
-"""Curves on logarithmic axes, as PNG, by Pillow alone."""
+"""Curves on logarithmic or plain axes, as PNG, by Pillow alone."""
 
 from __future__ import annotations
 
@@ -16,26 +16,35 @@ _COLOURS = ("#1b6ca8", "#d1495b", "#6b6b6b", "#3a7d44", "#8a4fa3")
 
 @dataclass(frozen=True)
 class Axes:
-    """From data to pixels, both axes logarithmic; low and high of x, then of y."""
+    """From data to pixels, both axes logarithmic, or neither; low and high of x, then of y."""
 
     x: tuple[float, float]
     y: tuple[float, float]
+    plain: bool = False
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """Where a point lies, in pixels from the top left."""
-        along, up = (_share(value, *ends) for value, ends in ((x, self.x), (y, self.y)))
+        share = _plain_share if self.plain else _share
+        along, up = (share(value, *ends) for value, ends in ((x, self.x), (y, self.y)))
         return (
             _LEFT + along * (_WIDTH - _LEFT - _RIGHT),
             _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM),
         )
 
 
+SHARES = Axes((0.0, 1.0), (0.0, 1.05), True)
+
+
 def _share(value: float, low: float, high: float) -> float:
     return math.log(value / low) / math.log(high / low)
 
 
+def _plain_share(value: float, low: float, high: float) -> float:
+    return (value - low) / (high - low)
+
+
 def axes(curves: Mapping[str, Points]) -> Axes:
-    """Axes that hold all points, with some room above and below; ValueError where there is none."""
+    """Logarithmic axes that hold all points, with some room above and below; ValueError where there is none."""
     points = [point for curve in curves.values() for point in curve]
     if not points or min(min(point) for point in points) <= 0:
         raise ValueError("a logarithmic plot needs points, all above 0")
@@ -45,16 +54,20 @@ def axes(curves: Mapping[str, Points]) -> Axes:
     return Axes((left, right), (low / 1.3, high * 1.3))
 
 
-def plot(file: pathlib.Path, title: str, x: str, y: str, curves: Mapping[str, Points]) -> None:
-    """Draw curves with a legend; every x of the first is marked on its axis, and 1, 2, 5, 10, ... on the other."""
+def plot(file: pathlib.Path, title: str, x: str, y: str, curves: Mapping[str, Points], shares: bool = False) -> None:
+    """Draw curves with a legend; every x of the first is marked on its axis, and 1, 2, 5, 10, ... on the other.
+
+    shares: x and y lie in [0, 1], and both axes are plain, marked in fifths.
+    """
     picture = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
-    draw, font, frame = ImageDraw.Draw(picture), ImageFont.load_default(13), axes(curves)
+    draw, font, frame = ImageDraw.Draw(picture), ImageFont.load_default(13), (SHARES if shares else axes(curves))
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
-    for tick in _ticks(*frame.y):
+    fifths = [i / 5 for i in range(6)]
+    for tick in fifths if shares else _ticks(*frame.y):
         level = frame.place(frame.x[0], tick)[1]
         draw.line([(_LEFT, level), (right, level)], "#e4e4e4")
         draw.text((_LEFT - 6, level), f"{tick:g}", "black", font, anchor="rm")
-    for tick, _ in next(iter(curves.values())):
+    for tick in fifths if shares else [point[0] for point in next(iter(curves.values()))]:
         column = frame.place(tick, frame.y[0])[0]
         draw.line([(column, bottom), (column, bottom + 4)], "black")
         draw.text((column, bottom + 6), f"{tick:g}", "black", font, anchor="mt")
@@ -64,7 +77,7 @@ def plot(file: pathlib.Path, title: str, x: str, y: str, curves: Mapping[str, Po
         draw.line(pixels, colour, 2)
         for a, b in pixels:
             draw.ellipse([a - 3, b - 3, a + 3, b + 3], colour)
-        row = _TOP + 6 + 17 * list(curves).index(name)
+        row = (_HEIGHT // 2 - 6 if shares else _TOP + 6) + 17 * list(curves).index(name)
         draw.line([(_LEFT + 10, row + 6), (_LEFT + 34, row + 6)], colour, 2)
         draw.text((_LEFT + 40, row), name, "black", font)
     draw.text((_WIDTH / 2, 10), title, "black", ImageFont.load_default(15), anchor="mt")

@@ -33,10 +33,15 @@ class _Whole:
 
 
 def run(
-    cascade: Cascade, source: photo.Source, request: Request, strength: float, mask: masks.Mask | None
+    cascade: Cascade,
+    source: photo.Source,
+    request: Request,
+    strength: float,
+    mask: masks.Mask | None,
+    task: str = "edit",
 ) -> Iterator[Progress]:
     """Edit a photo as a generator: yields after every move, and the result last. All is checked before the first."""
-    edit = Edit(source, request, strength, mask)
+    edit = Edit(source, request, strength, mask, task=task)
     base = cascade.stages[0]
     least = cascade.size[0] // cascade.sizes[0][0] * int(getattr(base.codec, "factor", 1))
     whole = _Whole(cascade.size, least)

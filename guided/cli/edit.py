@@ -170,9 +170,10 @@ def _moves(model: Model | Cascade, job: Job, mask: Any, said: Mapping[str, Any])
     from guided.cascade import editing
 
     more = [f"--{name}" for name in ("faithful", "by", "tiles", "expand", "solver", "negative") if said.get(name)]
-    if more or edit.resample > 1:
-        raise ValueError(f"{model.name} is a cascade: it edits without {', '.join(more) or '--resample'}")
-    return editing.run(model, job.photo, edit.request, edit.dial, mask)
+    more += ["--resample"] if edit.resample > 1 else []
+    if more:
+        raise ValueError(f"{model.name} is a cascade: it edits without {', '.join(more)}")
+    return editing.run(model, job.photo, edit.request, edit.dial, mask, edit.task)
 
 
 def _edit(job: Job, mask: Any, said: Mapping[str, Any]) -> Edit:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -12,6 +13,8 @@ from guided.cli import common
 from guided.cli.common import Device, Dtype, Json
 
 if TYPE_CHECKING:
+    from guided.evaluate import Options, Report
+    from guided.evaluate.material import Watch
     from guided.model import Model
 
 EXAMPLE = "For example: [bold]guided eval runs/emoji32 --against emoji --w 1,2,4[/bold]"
@@ -35,6 +38,10 @@ Memory = Annotated[
     pathlib.Path | None,
     typer.Option("--memory", metavar="FILE.png", help="A sheet of what is nearest to training, beside it."),
 ]
+Strengths = Annotated[
+    pathlib.Path | None,
+    typer.Option("--strengths", metavar="FILE.png", help="Judge edits instead: a plot of 20 strengths, and its table."),
+]
 
 
 def evaluate(
@@ -56,6 +63,7 @@ def evaluate(
     features: Seen = None,
     sheet: Sheet = None,
     memory: Memory = None,
+    strengths: Strengths = None,
     out: Annotated[pathlib.Path | None, typer.Option("--out", help="The JSON; NAME-eval.json by default.")] = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -63,9 +71,14 @@ def evaluate(
 ) -> None:
     """Measure what follows from the two: nearest captions, class accuracy, FD, KID, precision, recall.
 
-    Prints one table and writes one JSON.
+    Prints one table and writes one JSON. --strengths: how far edits go from their source, how near to real pictures.
     """
     from guided import evaluate as judging
+
+    if strengths is not None:
+        more: dict[str, object] = {"--sheet": sheet, "--memory": memory, "--cas": cas, "--clip": clip}
+        more |= {"--features": features, "--classifier": classifier, "--likelihood": likelihood, "--size": size}
+        _check_strengths(subject, strengths, more)
 
     options = judging.Options(
         n=n, w=_weights(w), guide=tuple(guide or ()), steps=steps, solver=solver, seed=seed, batch=batch,
@@ -79,15 +92,41 @@ def evaluate(
         def watch(what: str, done: int, total: int) -> None:
             update(done / max(total, 1), what)
 
-        report = judging.evaluate(judged, against, options, sheet=sheet, memory=memory, watch=watch)
+        if strengths is None:
+            report = judging.evaluate(judged, against, options, sheet=sheet, memory=memory, watch=watch)
+        else:
+            report = _curve(cast("Model", judged), against, options, watch, strengths)
     report.save(target)
     if as_json:
         common.show_json(report.json())
     else:
         report.show()
     sys.stdout.flush()
-    sheets = " and ".join(str(path) for path in (sheet, memory) if path)
+    sheets = " and ".join(str(path) for path in (sheet, memory, strengths) if path)
     common.say(f"written to {target}" + (f"; pictures in {sheets}" if sheets else ""))
+
+
+def _check_strengths(subject: str, file: pathlib.Path, more: Mapping[str, object]) -> None:
+    """Raise ValueError for what does not go with --strengths, before anything is opened."""
+    from guided import evaluate as judging
+
+    if wrong := [name for name, value in more.items() if value]:
+        raise ValueError(f"--strengths judges edits: leave out {', '.join(wrong)}")
+    if file.suffix.lower() != ".png":
+        raise ValueError(f"--strengths: the plot is a .png file, got {file}")
+    if not judging.is_model(subject):
+        raise ValueError(f"--strengths: {subject} is no model, and pictures edit none")
+
+
+def _curve(model: Model, against: str, options: Options, watch: Watch, file: pathlib.Path) -> Report:
+    """Judge edits, and write their curve as a picture."""
+    from guided.bench import plots
+    from guided.evaluate import strengths
+
+    report = strengths.strength_curve(model, against, options, watch=watch)
+    title = f"{report.subject}: edits of {pathlib.PurePath(against).name}"
+    plots.plot(file, title, "strength", "share", strengths.curves(report), shares=True)
+    return report
 
 
 def _weights(text: str) -> tuple[float, ...]:

@@ -96,8 +96,17 @@ def _mask(text: str | None, image: pathlib.Path, job: Job) -> Any:
         if isinstance(mask, str) and mask != masks.ALPHA and not place.is_file():
             raise FileNotFoundError(f"--mask: {text}: no such file")
         return mask
+    from guided.data.folder import PICTURES
+
     name = job.photo.name if image.is_file() else os.fspath(job.photo.relative_to(image))
-    found = sorted(place.glob(f"{pathlib.Path(name).with_suffix('')}.*"))
+    wanted = (place / name).with_suffix("")
+    # Compared letter by letter: the name of a photo is no pattern, even where it has brackets.
+    beside = sorted(wanted.parent.iterdir()) if wanted.parent.is_dir() else []
+    found = [
+        file
+        for file in beside
+        if file.stem == wanted.name and file.suffix.lower().lstrip(".") in PICTURES and file.is_file()
+    ]
     if not found:
         raise FileNotFoundError(f"--mask: {place} holds no mask named as {name}")
     return found[0]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from guided.evaluate.likelihood import Bound, elbo
     from guided.evaluate.network import Classifier
     from guided.evaluate.report import Options, Report, evaluate, is_model
+    from guided.evaluate.strengths import strength_curve
 
 # No module is named like a public name: importing it would put the module in its place.
 _PLACES = {
@@ -41,6 +42,7 @@ _PLACES = {
     "recall": "distances",
     "self_retrieval": "features",
     "share": "figures",
+    "strength_curve": "strengths",
     "train_classifier": "classifier",
     "wilson": "figures",
 }
@@ -54,6 +56,7 @@ __all__ += [
     "recall",
     "self_retrieval",
     "share",
+    "strength_curve",
     "train_classifier",
     "wilson",
 ]

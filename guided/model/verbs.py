@@ -239,6 +239,7 @@ class Verbs:
         """
         from guided.tasks import between
 
+        between.check(n)
         ends = self.invert([a, b], prompts, labels=labels, steps=steps, solver=solver)
         return between.interpolate(cast("Model", self), ends, n)
 

@@ -20,6 +20,7 @@ from guided.sampling import sample
 from guided.solvers import Solver
 from guided.tasks import photo
 from guided.tasks.editing import encoded, spread
+from guided.tasks.methods import check_levels
 from guided.tasks.stage import staged
 
 if TYPE_CHECKING:
@@ -43,21 +44,28 @@ class Inverted:
 def invert(model: Model, sources: Sequence[photo.Source], request: Request, refinements: int) -> Inverted:
     """The noise of photos of one size, see `ode.invert`; raises ValueError for what cannot be inverted."""
     photos = tuple(photo.read(source) for source in sources)
-    if len({found.size for found in photos}) != 1:
-        raise ValueError("photos of one call are of one size: invert others one by one")
+    sizes = [f"{found.size[1]} x {found.size[0]}" for found in photos]
+    if len(set(sizes)) != 1:
+        raise ValueError(f"photos of one call are of one size, got {' and '.join(sizes) or 'none'}")
     stage = staged(model, photos, None)
     request, which = spread(dataclasses.replace(request, size=stage.size), len(photos))
     found = plan(model, request)
+    check_levels(found)
     x0 = encoded(model, stage)[which].to(model.device)
     cond = conditioning.trimmed(conditioning.condition(model, found.images)).to(model.device)
     x = ode.invert(model.denoiser, x0, found.path, cond, found.solver, refinements=refinements)
     return Inverted(x, found.path, cond, found.solver, record(model, found, found.images[0], len(photos)))
 
 
+def check(n: int) -> None:
+    """Raise ValueError for a number of pictures that cannot hold both photos."""
+    if not isinstance(n, int) or n < 2:
+        raise ValueError(f"n: expected a whole number, at least the two photos themselves, got {n!r}")
+
+
 def interpolate(model: Model, ends: Inverted, n: int) -> Result:
     """n pictures from the first photo to the second, both among them, along the great circle between their noises."""
-    if n < 2:
-        raise ValueError(f"n: expected at least the two photos themselves, got {n}")
+    check(n)
     pictures, records = [], []
     for i in range(n):
         share = i / (n - 1)

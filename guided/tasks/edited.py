@@ -18,6 +18,8 @@ from guided.model.result import KEY, Result
 from guided.tasks.photo import Photo
 
 Array = NDArray[Any]
+COMMENT = 65533
+"""Bytes in the comment of a JPEG at most (ITU T.81, B.2.4.5)."""
 
 
 class Edited(Result):
@@ -68,7 +70,14 @@ class Edited(Result):
         if photo.alpha or photo.bits == 16:
             raise ValueError(f"JPEG keeps no {'alpha' if photo.alpha else '16 bits'}: save as .png")
         out = io.BytesIO()
-        text = json.dumps(self.records[index]).encode()
+        record = self.records[index]
+        text = json.dumps(record).encode()
+        if len(text) > COMMENT:  # the levels follow from what else is there, and only they can be so many
+            text = json.dumps({name: value for name, value in record.items() if name != "path"}).encode()
+        if len(text) > COMMENT:
+            raise ValueError(
+                f"a JPEG holds a record of at most {COMMENT} bytes, this one has {len(text)}: save as .png"
+            )
         self[index].save(out, "JPEG", quality=95, subsampling=0, comment=text, icc_profile=photo.profile)
         return out.getvalue()
 

@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from guided import path as paths
-from guided import solvers
 from guided.cond import Cond
 from guided.guide import Guide, Term, project
 from guided.model import drawing, edge
@@ -63,7 +62,9 @@ class Edit:
     @property
     def dial(self) -> float:
         """The strength, by default the method's own."""
-        return self.strength if self.strength is not None else STRENGTH if self.by is None else self.by.strength
+        if self.strength is None:
+            return STRENGTH if self.by is None else self.by.strength
+        return float(self.strength) if isinstance(self.strength, np.floating) else self.strength
 
 
 def run(model: Model, edit: Edit) -> Iterator[Progress]:
@@ -89,16 +90,21 @@ def opened(model: Model, edit: Edit) -> tuple[Stage, list[int], Request]:
     several = isinstance(edit.photo, list | tuple)
     sources = cast(Sequence[photo.Source], edit.photo if several else [edit.photo])
     photos = tuple(photo.read(source) for source in sources)
+    if not photos:
+        raise ValueError("the list of photos is empty: give at least one")
     if len({(found.size, found.mode, found.alpha, found.bits) for found in photos}) != 1:
         raise ValueError("photos of one call are of one size, mode and depth: edit others one by one")
-    mask = None if edit.mask is None else masks.of(edit.mask, photos[0])
-    if edit.expand is not None:
-        left, top, right, bottom = edit.expand
-        height, width = photos[0].size
-        photos = tuple(found.padded(edit.expand) for found in photos)
-        inner = np.zeros((height, width), np.float32) if mask is None else mask
-        mask = np.pad(inner, ((top, bottom), (left, right)), constant_values=1)
     filled = isinstance(edit.mask, str) and edit.mask == masks.ALPHA
+    mask = None if edit.mask is None else masks.of(edit.mask, photos[0])
+    if filled and any(mask is None or not np.array_equal(mask, masks.of(masks.ALPHA, found)) for found in photos[1:]):
+        raise ValueError('mask="alpha": the photos are transparent at different places: edit them one by one')
+    if edit.expand is not None:
+        inside = photos[0].size
+        photo.check_room(edit.expand, inside)
+        left, top, right, bottom = edit.expand
+        photos = tuple(found.padded(edit.expand) for found in photos)
+        inner = np.zeros(inside, np.float32) if mask is None else mask
+        mask = np.pad(inner, ((top, bottom), (left, right)), constant_values=1)
     stage = staged(model, photos, mask, filled, edit.tiles)
     request, which = spread(edit.request, len(photos))
     return stage, which, dataclasses.replace(request, size=stage.size)
@@ -131,9 +137,9 @@ def planned(model: Model, edit: Edit, stage: Stage, which: Sequence[int], reques
         found = dataclasses.replace(found, tiles=(model.size[0] // factor, model.size[1] // factor))
     n, lo, hi, w = found.steps, model.denoiser.lo, model.denoiser.hi, contrast_of(found.guide)
     assert n is not None
-    if edit.resample < 1:
+    if not isinstance(edit.resample, int) or edit.resample < 1:
         raise ValueError(
-            f"resample: expected how often each part of the path is walked, at least 1, got {edit.resample}"
+            f"resample: expected how often each part of the path is walked, at least 1, got {edit.resample!r}"
         )
     strength = edit.dial
     if strength == 0 or (stage.mask is not None and not stage.mask.any()):
@@ -176,9 +182,10 @@ def _inverted(model: Model, edit: Edit, stage: Stage, which: Sequence[int], foun
     if edit.resample > 1:
         raise ValueError("resample: RePaint is no edit by inversion; give by= or resample=, not both")
     solver = solver_of(model, edit.request.solver or edit.by.solver, path)
-    edit.by.check(model, solvers.by_name(solver) if isinstance(solver, str) else solver)
+    found = dataclasses.replace(found, path=path, solver=solver)
+    edit.by.check(model, found)
     walk = By(edit.by, _amount(model, stage))
-    return dataclasses.replace(found, path=path, solver=solver, x0=_rows(model, stage, which), walk=walk)
+    return dataclasses.replace(found, x0=_rows(model, stage, which), walk=walk)
 
 
 def _rows(model: Model, stage: Stage, which: Sequence[int]) -> Tensor:

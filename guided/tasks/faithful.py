@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -164,16 +165,25 @@ def searched(edit: Edit, count: int, steps: int, run: Run) -> Iterator[Progress]
         if most < target.wanted - target.near:
             raise ValueError(
                 f"faithful: {target.told(target.wanted)} is out of reach: at strength 1 it is {target.told(most)}, "
-                "and less below"
+                "and the less the strength, the less is changed"
             )
         search.add(1.0, max(most, target.wanted))
     for progress in run(trials.at(search.guess(), steps)):
         result = progress.result
         if result is not None:
-            for record in result.records:
-                found = {"wanted": target.told(target.wanted), "reached": target.told(target.found(record))}
-                record["faithful"] = {**found, "trials_nfe": trials.nfe}
+            (record,) = result.records
+            reached = target.found(record)
+            found = {"wanted": target.told(target.wanted), "reached": target.told(reached)}
+            record["faithful"] = {**found, "trials_nfe": trials.nfe}
+            if abs(reached - target.wanted) > target.near:
+                warnings.warn(f"faithful: {_missed(found, steps)}", stacklevel=2)
         yield dataclasses.replace(progress, done=spent + progress.done, total=spent + progress.total)
+
+
+def _missed(found: Mapping[str, str], steps: int) -> str:
+    """What to say of an edit that is not as near to its target as it should be; few steps leave few trials."""
+    few = sum(times for _, times in TRIALS) > steps // 3
+    return f"{found['wanted']} asked for, {found['reached']}" + ("; more steps come nearer" if few else "")
 
 
 @dataclass

@@ -19,6 +19,7 @@ from guided.tasks.methods import Scene, Told, shown
 
 if TYPE_CHECKING:
     from guided.model.model import Model
+    from guided.model.request import Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class FlowEdit:
     strength: float = 0.8
     solver: ClassVar[str | None] = "euler"
 
-    def check(self, model: Model, solver: Solver) -> None:
+    def check(self, model: Model, plan: Plan) -> None:
         """Raise ValueError for a source that cannot be told."""
         if self.draws < 1:
             raise ValueError(f"draws: expected at least 1, got {self.draws}")

@@ -165,6 +165,8 @@ def told(record: Mapping[str, Any]) -> str:
     seen = [f"{100 * record['changed']:.1f} % changed"] if "changed" in record else []
     if record.get("seam") is not None:
         seen.append(f"seam {record['seam']:.2f}")
+    if "faithful" in record:
+        seen.append(f"{record['faithful']['wanted']} asked for")
     if record.get("strength") is not None and record.get("task") == "edit":
         seen.append(f"strength {record['strength']:.2f}")
     return ", ".join([*seen, f"NFE {record['nfe']}"]) if "nfe" in record else ", ".join(seen)

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from guided.data import decode
-from guided.tasks.photo import Photo
+from guided.tasks.photo import Photo, as_bytes
 
 Mask = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor | Sequence[int] | Sequence[Sequence[float]]
 """A file; "alpha"; a picture or (H, W) of bools, 0..255, 0..65535 or floats in [0, 1]; (left, top, right, bottom) in
@@ -31,11 +31,17 @@ def of(mask: Mask, photo: Photo) -> NDArray[np.float32]:
     if isinstance(mask, str | os.PathLike):
         values: NDArray[Any] = decode(mask, channels=1, background="black").array[..., 0]
     elif isinstance(mask, Image.Image):
-        values = np.asarray(mask.convert("L"))
-    elif isinstance(mask, Tensor | np.ndarray):
-        values = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask).squeeze()
+        # By way of a file's bytes: Pillow's own grey drops alpha, and cuts floats and 16 bits off.
+        values = decode(as_bytes(mask), channels=1, background="black").array[..., 0]
+    elif isinstance(mask, Tensor):
+        mask = mask.detach().cpu()
+        values = _flat(np.asarray(mask.float() if mask.is_floating_point() else mask), photo.size)
+    elif isinstance(mask, np.ndarray) and mask.shape != (4,):
+        values = _flat(mask, photo.size)
+    elif not isinstance(mask, Sequence | np.ndarray):
+        raise TypeError(f"mask: expected a picture, a file, an array, a box or a polygon, got {mask!r:.80}")
     else:
-        return _drawn(mask, photo.size)
+        return _drawn(mask.tolist() if isinstance(mask, np.ndarray) else mask, photo.size)
     if values.shape != photo.size:
         raise ValueError(f"mask: {_named(values.shape)}, but the photo is {_named(photo.size)}: give one of its size")
     return _scaled(values)
@@ -43,12 +49,20 @@ def of(mask: Mask, photo: Photo) -> NDArray[np.float32]:
 
 def parse(text: str) -> Mask:
     """A mask as a command line gives it: "left,top,right,bottom", "x,y x,y x,y ...", "alpha", or a file."""
-    if re.fullmatch(r"-?\d+(,-?\d+){3}", text):
+    if re.fullmatch(r"\s*-?\d+(\s*,\s*-?\d+){3}\s*", text):
         return [int(number) for number in text.split(",")]
     number = r"-?\d+(?:\.\d+)?"
     if re.fullmatch(rf"\s*{number},{number}(\s+{number},{number})+\s*", text):
         return [[float(value) for value in corner.split(",")] for corner in text.split()]
     return text
+
+
+def _flat(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """(1, 1, H, W), (1, H, W) and (H, W, 1) as (H, W), where H or W may be 1."""
+    outer = values.shape[2:] == (1,) and values.shape[:2] == size
+    return (
+        values[..., 0] if outer else values.reshape(values.shape[-2:]) if values.size == size[0] * size[1] else values
+    )
 
 
 def _scaled(values: NDArray[Any]) -> NDArray[np.float32]:
@@ -66,10 +80,10 @@ def _scaled(values: NDArray[Any]) -> NDArray[np.float32]:
 def _drawn(shape: Sequence[Any], size: tuple[int, int]) -> NDArray[np.float32]:
     """A box or a polygon."""
     height, width = size
-    if len(shape) == 4 and all(isinstance(number, int) for number in shape):
-        left, top, right, bottom = shape
+    if len(shape) == 4 and all(isinstance(number, int | np.integer) for number in shape):
+        left, top, right, bottom = (int(number) for number in shape)
         if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-            raise ValueError(f"mask: the box {tuple(shape)} does not lie in the photo, {_named(size)}")
+            raise ValueError(f"mask: the box {(left, top, right, bottom)} does not lie in the photo, {_named(size)}")
         found = np.zeros(size, np.float32)
         found[top:bottom, left:right] = 1
         return found
@@ -77,6 +91,8 @@ def _drawn(shape: Sequence[Any], size: tuple[int, int]) -> NDArray[np.float32]:
         raise ValueError(
             f"mask: expected (left, top, right, bottom) or three corners (x, y) or more, got {shape!r:.80}"
         )
+    if not np.isfinite(np.asarray(shape, np.float64)).all():
+        raise ValueError(f"mask: the corners of a polygon are finite numbers, got {shape!r:.80}")
     picture = Image.new("1", (width, height))
     ImageDraw.Draw(picture).polygon([(float(x), float(y)) for x, y in shape], fill=1)
     drawn = np.asarray(picture)

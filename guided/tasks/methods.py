@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
+from guided import solvers
 from guided.cond import Cond
 from guided.denoiser import Denoise
 from guided.model import conditioning, drawing
@@ -35,13 +36,30 @@ class Method(Protocol):
         """x (B, C, h, w) after every move, at most as often as the path has moves; the last is the picture."""
         ...
 
-    def check(self, model: Model, solver: Solver, /) -> None:
-        """Raise ValueError for what this model or solver cannot do, before any work."""
+    def check(self, model: Model, plan: Plan, /) -> None:
+        """Raise ValueError for what this model, or the solver, path, guide or words of a plan cannot do."""
         ...
 
     def nfe(self, path: Tensor, solver: Solver, /) -> int:
         """How often it evaluates the denoiser, guided or not."""
         ...
+
+
+def step_of(plan: Plan) -> Solver:
+    """The solver of a plan."""
+    return solvers.by_name(plan.solver) if isinstance(plan.solver, str) else plan.solver
+
+
+def check_levels(plan: Plan) -> None:
+    """Raise ValueError where the path is too short to go up: it has to have two levels above 0."""
+    if len(plan.path) < 3:
+        raise ValueError(f"steps: an inversion takes at least 2, got {len(plan.path) - 1}")
+
+
+def check_single(plan: Plan, what: str) -> None:
+    """Raise ValueError for a solver that evaluates between the levels, where the photo's own way is not known."""
+    if step_of(plan).evaluations != 1:
+        raise ValueError(f"{what} takes a solver of one evaluation a step, got {plan.solver!r}")
 
 
 @dataclass(frozen=True, eq=False)

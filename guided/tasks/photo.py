@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Union
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from guided.data import decode
-from guided.data.decoding import orientation, upright
+from guided.data.decoding import MAX_PIXELS, orientation, upright
 from guided.data.records import BadPicture
 from guided.tasks.scaling import Up, strips
 
@@ -87,9 +88,8 @@ class Photo:
 
     def padded(self, expand: tuple[int, int, int, int]) -> Photo:
         """With (left, top, right, bottom) more pixels, which repeat the edge and are opaque."""
+        check_room(expand, self.size)
         left, top, right, bottom = expand
-        if min(expand) < 0 or not any(expand):
-            raise ValueError(f"expand: expected pixels to add at left, top, right and bottom, got {expand}")
         room = ((top, bottom), (left, right), (0, 0))
         stored, rgb = (np.pad(array, room, mode="edge") for array in (self.stored, self.rgb))
         if self.alpha:
@@ -98,6 +98,20 @@ class Photo:
             inside[top : top + height, left : left + width] = True
             stored[~inside, -1] = np.iinfo(stored.dtype).max
         return dataclasses.replace(self, stored=stored, rgb=rgb)
+
+
+def check_room(expand: Sequence[int], size: tuple[int, int]) -> None:
+    """Raise ValueError for what cannot be added to a photo of this size (H, W): as large a one could not be read."""
+    sides = list(expand) if isinstance(expand, Sequence | np.ndarray) and not isinstance(expand, str) else []
+    whole = len(sides) == 4 and all(isinstance(side, int | np.integer) and side >= 0 for side in sides)
+    if not whole or not any(sides):
+        raise ValueError(f"expand: expected pixels to add at left, top, right and bottom, got {expand!r}")
+    height, width = size[0] + int(sides[1]) + int(sides[3]), size[1] + int(sides[0]) + int(sides[2])
+    if height * width > MAX_PIXELS:
+        raise ValueError(
+            f"expand: {width} x {height} are {height * width / 1e6:,.0f} million pixels; photos have at most "
+            f"{MAX_PIXELS / 1e6:.0f} million"
+        )
 
 
 def read(source: Source) -> Photo:
@@ -111,7 +125,7 @@ def read(source: Source) -> Photo:
         return _of_array(source)
     name = None
     if isinstance(source, Image.Image):
-        data = _bytes(source)
+        data = as_bytes(source)
     elif isinstance(source, bytes):
         data = source
     else:
@@ -192,9 +206,13 @@ def _of_array(array: Array) -> Photo:
     )
 
 
-def _bytes(picture: Image.Image) -> bytes:
+def as_bytes(picture: Image.Image) -> bytes:
     """A PIL picture as a file without loss, so that all pictures come through one function."""
+    # Modes that no file has are turned into those that hold the same: premultiplied alpha, and other axes of sRGB.
+    turned = {"La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB", "HSV": "RGB"}.get(picture.mode)
+    info, exif = picture.info, picture.getexif()
+    picture = picture if turned is None else picture.convert(turned)
     out = io.BytesIO()
     kind = "PNG" if picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else "TIFF"
-    picture.save(out, kind, icc_profile=picture.info.get("icc_profile"), exif=picture.getexif())
+    picture.save(out, kind, icc_profile=info.get("icc_profile"), exif=exif)
     return out.getvalue()

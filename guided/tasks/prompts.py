@@ -11,19 +11,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from guided import ode, solvers
+from guided import ode
 from guided.cond import Cond
 from guided.denoiser import Denoise
+from guided.guide import Guide
+from guided.guide.contrast import Perturbed
 from guided.guide.planner import accepted
 from guided.model.drawing import guided_by
 from guided.perturbation import Copied, applied
 from guided.sampling import trajectory
 from guided.solvers import Solver
 from guided.tasks.inversion import ways
-from guided.tasks.methods import Scene, shown
+from guided.tasks.methods import Scene, check_levels, check_single, shown, step_of
 
 if TYPE_CHECKING:
     from guided.model.model import Model
+    from guided.model.request import Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,20 +48,28 @@ class PromptToPrompt:
     strength: float = 1.0
     solver: ClassVar[str | None] = None
 
-    def check(self, model: Model, solver: Solver) -> None:
-        """Raise ValueError for a network without cross-attention, and for a solver of several evaluations a step."""
+    def check(self, model: Model, plan: Plan) -> None:
+        """Raise ValueError for a network without cross-attention, a solver of several evaluations a step, a guide that
+        changes attention too, shares outside [0, 1], and a weighed word that nothing says."""
         config = getattr(model.denoiser.network, "config", None)
         if "text" not in model.encoders or getattr(config, "attention", None) not in ("cross", "transformer"):
             raise ValueError(f"{model.name} has no cross-attention to a prompt, which Prompt-to-Prompt copies")
-        if solver.evaluations != 1:
-            raise ValueError(f"Prompt-to-Prompt takes a solver of one evaluation a step, got {solver!r}")
+        check_levels(plan)
+        check_single(plan, "Prompt-to-Prompt")
+        terms = plan.guide.terms if isinstance(plan.guide, Guide) else (plan.guide,)
+        if any(isinstance(term, Perturbed) for term in terms):
+            raise ValueError("guide: Prompt-to-Prompt and perturbed() both change attention: leave one of them out")
+        for name, share in (("words", self.words), ("own", self.own)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name}: expected a share of the moves from 0 to 1, got {share!r}")
         shown(model, self.source)
+        for prompt in {image.prompt or "" for image in plan.images}:
+            shared(model.encoders["text"].ids, self.source, prompt, self.weights)
 
     def __call__(self, scene: Scene) -> Iterator[Tensor]:
         """x after every move down; last with what the photo's own way back misses of it."""
         model, path, told = scene.model, scene.path, scene.told(self.source)
-        solver = scene.plan.solver
-        step = solvers.by_name(solver) if isinstance(solver, str) else solver
+        step = step_of(scene.plan)
         x = top = ode.invert(scene.plain, scene.x0, path, told, step, refinements=self.refinements)
         photo = {float(path[0]): top}
         for level, x, _ in trajectory(scene.plain, top, path, told, solver=step):

@@ -18,6 +18,7 @@ from guided.tasks.methods import Scene, Told, shown
 
 if TYPE_CHECKING:
     from guided.model.model import Model
+    from guided.model.request import Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +35,10 @@ class DDPMInversion:
     strength: float = 0.75
     solver: ClassVar[str | None] = "euler"
 
-    def check(self, model: Model, solver: Solver) -> None:
-        """Raise ValueError for a source that cannot be told."""
+    def check(self, model: Model, plan: Plan) -> None:
+        """Raise ValueError for a source that cannot be told, and for a solver: the draws belong to DDPM's own steps."""
+        if plan.solver != self.solver:
+            raise ValueError(f"solver: DDPM inversion takes DDPM's own steps, leave it out; got {plan.solver!r}")
         shown(model, self.source)
 
     @torch.no_grad()

@@ -117,6 +117,16 @@ def test_editing_reaches_every_stage_and_the_mask_is_kept_bit_for_bit() -> None:
         assert done.records[0]["changed_outside"] == 0 and len(done.records[0]["stages"]) == 2
 
 
+def test_a_painted_hole_is_recorded_as_one() -> None:
+    from guided.cascade import editing
+    from guided.model import Request
+
+    given, mask = photo((40, 50), seed=1), np.ones((40, 50), bool)
+    for task in ("edit", "inpaint"):
+        moves = editing.run(Cascade([base(), up()]), given, Request(labels="cat", steps=1), 1.0, mask, task)
+        assert [move.result for move in moves][-1].records[0]["task"] == task
+
+
 def test_the_later_stages_know_what_is_kept() -> None:
     """Where the mask keeps a pixel, the last stage's own estimate is that pixel, before anything is pasted."""
     from guided.cascade import editing

@@ -172,6 +172,22 @@ def test_masks_by_their_names_and_from_alpha(plain: str, tmp_path: pathlib.Path)
     assert run(["inpaint", str(photos / "a.png"), "--mask", corners, "--out", str(tmp_path / "p.png")], plain) == 0
 
 
+def test_a_mask_belongs_to_the_photo_of_its_very_name(plain: str, tmp_path: pathlib.Path) -> None:
+    """Brackets and stars in a name are letters, and what lies beside a mask under its name is none."""
+    photos, masks, out = tmp_path / "photos", tmp_path / "masks", tmp_path / "out"
+    masks.mkdir()
+    for i, name in enumerate(["a1", "a[1]", "a[2]", "a2"]):
+        saved(photos / f"{name}.png", i)
+        mask = np.zeros((24, 20), np.uint8)
+        mask[5 * i : 5 * i + 4] = 255
+        Image.fromarray(mask).save(masks / f"{name}.png")
+        (masks / f"{name}.json").write_text("{}")
+    assert run(["inpaint", str(photos), "--mask", str(masks), "--out", str(out)], plain) == 0
+    for i, name in enumerate(["a1", "a[1]", "a[2]", "a2"]):
+        moved = (pixels(out / f"{name}.png") != pixels(photos / f"{name}.png")).any((1, 2))
+        assert moved.nonzero()[0].tolist() == list(range(5 * i, 5 * i + 4)), name
+
+
 def test_beyond_the_borders_and_jpeg(plain: str, tmp_path: pathlib.Path, capsys: Capture) -> None:
     array = saved(tmp_path / "a.png")
     assert (

@@ -59,8 +59,10 @@ def test_each_half_hears_its_own_prompt_and_photos_of_any_size_are_seen() -> Non
     ends = [np.asarray(photo(seed))[:, :12] for seed in (1, 2)]
     found = model.interpolate(*ends, ["red cat", "blue dog"], n=4, steps=6)
     assert len(found) == 4 and found.records[0]["prompt"] == "red cat"
-    with pytest.raises(ValueError, match="one size"):
+    with pytest.raises(ValueError, match="one size, got 16 x 16 and 16 x 8"):
         model.invert([photo(1), photo(2)[:8]], "cat")
+    with pytest.raises(ValueError, match="at least 2, got 1"):
+        model.interpolate(photo(1), photo(2), "cat", steps=1)
     with pytest.raises(ValueError, match="one prompt"):
         model.invert([photo(1), photo(2)], ["a", "b", "c"])
     with pytest.raises(ValueError, match="two photos"):

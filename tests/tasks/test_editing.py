@@ -91,6 +91,43 @@ def test_n_steps_asked_are_n_steps_run(solver: str) -> None:
         assert record["path"][0] == pytest.approx(20.0 if strength > 0.96 else strength / (1 - strength))
 
 
+@pytest.mark.parametrize("solver", sorted(solvers.NAMES))
+def test_the_faintest_strengths_leave_the_photo(solver: str) -> None:
+    """Noise that no pixel can show moves none, down to the smallest number there is."""
+    for strength in (1e-9, 1e-30, 5e-324):
+        found = build.plain_model().edit(photo(0), strength=strength, steps=5, solver=solver)
+        assert np.array_equal(found.arrays[0], photo(0)) and len(found.records[0]["path"]) == 6
+
+
+def test_a_strength_may_be_a_number_of_numpy() -> None:
+    model = build.plain_model()
+    want = model.edit(photo(0), strength=0.5, steps=2).arrays[0]
+    assert np.array_equal(model.edit(photo(0), strength=np.float32(0.5), steps=2).arrays[0], want)
+
+
+def test_photos_transparent_at_different_places_are_not_filled_by_the_first_ones_mask() -> None:
+    model, photos = build.plain_model(), [photo(1, (16, 16, 4)), photo(2, (16, 16, 4))]
+    for given, rows in zip(photos, (slice(0, 5), slice(9, 16)), strict=True):
+        given[..., 3] = 255
+        given[rows, :, 3] = 0
+    with pytest.raises(ValueError, match="one by one"):
+        model.inpaint(photos, mask="alpha", steps=1)
+    photos[1][..., 3] = photos[0][..., 3]
+    found = model.inpaint(photos, mask="alpha", steps=1, seed=4)
+    assert np.array_equal(found.arrays[1], model.inpaint(photos[1], mask="alpha", steps=1, seed=5).arrays[0])
+
+
+@pytest.mark.parametrize("expand", [(1, 2, 3), (1.5, 0, 0, 0), 5, "1,2,3,4", (0, 0, 0, 0), (-1, 2, 0, 0)])
+def test_what_cannot_be_added_is_said(expand: object) -> None:
+    with pytest.raises(ValueError, match="expand: expected pixels to add"):
+        build.plain_model().outpaint(photo(0), expand=expand)  # type: ignore[arg-type]
+
+
+def test_a_picture_too_large_to_be_read_again_is_not_begun() -> None:
+    with pytest.raises(ValueError, match=r"1000016 x 1000016 are 1,000,032 million pixels; .* at most 64 million"):
+        build.plain_model().outpaint(photo(0), expand=(10**6, 10**6, 0, 0))
+
+
 def test_the_distance_to_the_source_rises_with_strength() -> None:
     """On a Gaussian, where SDEdit by the exact flow is known: x0 keeps 1 / (1 + s^2 / c^2)^(1/2) of itself."""
     model = build.plain_model()
@@ -285,6 +322,7 @@ def test_several_photos_and_prompts() -> None:
         ({"photo": np.zeros((4, 4, 5), np.uint8)}, "1 to 4 channels"),
         ({"photo": np.zeros((4, 4), np.float32)}, "uint8 or uint16"),
         ({"photo": [photo(0), photo(0, (16, 17, 3))]}, "of one size"),
+        ({"photo": []}, "list of photos is empty"),
         ({"photo": b"no picture"}, "picture"),
         ({"prompts": "cat"}, "unconditional"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -28,8 +30,21 @@ def test_the_target_is_met_at_twice_the_cost(target: Psnr | Changed) -> None:
 
 
 def test_a_target_out_of_reach_names_what_is_within() -> None:
-    with pytest.raises(ValueError, match=r"0\.5 dB is out of reach: at strength 1 it is \d+\.\d dB"):
+    with pytest.raises(ValueError, match=r"0\.5 dB .* at strength 1 it is \d+\.\d dB, .* less is changed"):
         gaussians().edit(photo(), labels="high", faithful=Psnr(0.5), steps=8)
+
+
+def test_a_target_that_was_missed_is_said() -> None:
+    """One step leaves room for no cheap trial: how far off it ends is not hidden, nor said of one that came near."""
+    model = gaussians()
+    with pytest.warns(UserWarning, match=r"24\.0 dB asked for, \d+\.\d dB; more steps") as told:
+        found = model.edit(photo(1), labels="high", faithful=Psnr(24), steps=1, seed=3).records[0]
+    assert abs(found["psnr"] - 24) > 0.5 and len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (
+            abs(model.edit(photo(1), labels="high", faithful=Psnr(24), steps=24, seed=3).records[0]["psnr"] - 24) < 0.5
+        )
 
 
 def test_what_cannot_be_faithful_is_refused_before_any_work() -> None:

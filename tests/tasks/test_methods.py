@@ -68,6 +68,54 @@ def test_inversion_moves_one_gaussian_onto_the_other(by: Method, steps: int, sol
     assert float((found - (x0_of(given) + MEANS[1] - MEANS[0])).abs().max()) < 0.01
 
 
+class Spread(Gauss):
+    """The same for classes, the third that of none, whose spreads differ: guidance makes the way down contract."""
+
+    stds = (0.3, 0.1, 0.5)
+    means = (-0.2, 0.25, 0.0)
+
+    def forward(self, x: torch.Tensor, c_noise: torch.Tensor, cond: Cond) -> torch.Tensor:
+        sigma = (c_noise / 250).exp().to(x).reshape(-1, 1, 1, 1)
+        total = sigma**2 + 0.25
+        assert cond.label is not None
+        mean, std = (torch.tensor(v).to(x)[cond.label].reshape(-1, 1, 1, 1) for v in (self.means, self.stds))
+        noisy = x * total.sqrt()
+        D = mean + std**2 / (std**2 + sigma**2) * (noisy - mean)
+        return (D - 0.25 / total * noisy) / (sigma * 0.5 * total.rsqrt())
+
+
+@pytest.mark.parametrize("w", [1.0, 3.0, 6.0])
+def test_guidance_leaves_an_exact_inversion_exact(w: float) -> None:
+    """Against the ODE itself: up in closed form, down by a thousand fine steps of Runge and Kutta in float64."""
+    model, given = gaussians(), photo()
+    model.denoiser = Denoiser(Spread(), EDM(), 0.02, 20.0).eval()
+    result = model.edit(given, labels="high", by=Exact("low"), steps=40, w=w)
+    levels = result.records[0]["path"]
+    (source, asked, none), (low, high, middle) = Spread.stds, Spread.means
+    x = low + (x0_of(given).double() - low) * math.hypot(source, levels[0]) / math.hypot(source, levels[-2])
+
+    def slope(x: torch.Tensor, log: float) -> torch.Tensor:
+        pull = [m + c**2 / (c**2 + math.exp(2 * log)) * (x - m) for c, m in ((none, middle), (asked, high))]
+        return x - (pull[0] + w * (pull[1] - pull[0]))
+
+    logs = np.linspace(math.log(levels[0]), math.log(levels[-2]), 1001)
+    for t, after in itertools.pairwise(logs.tolist()):
+        h = after - t
+        a = slope(x, t)
+        b = slope(x + h / 2 * a, t + h / 2)
+        c = slope(x + h / 2 * b, t + h / 2)
+        x = x + h / 6 * (a + 2 * b + 2 * c + slope(x + h * c, after))
+    assert float((result.tensor - x).abs().max()) < 0.02
+
+
+def test_an_exact_inversion_carries_the_state_of_a_guide() -> None:
+    model, given = build.words_model(), photo(3)
+    how = {"by": Exact("red cat"), "steps": 6, "strength": 0.8}
+    plain, swung = (model.edit(given, "blue cat", guide=f"cfg(4) >> apg(beta={m})", **how).tensor for m in (0, -0.7))
+    assert float((plain - swung).abs().max()) > 1e-3
+    assert model.edit(given, "blue cat", guide="cfgpp(0.5)", **how).records[0]["changed"] > 0
+
+
 def test_flowedit_is_its_closed_form() -> None:
     """dE / d sigma = sigma (E - m) / (c^2 + sigma^2) with m the difference of the means, whatever the noise."""
     given, m = photo(), MEANS[1] - MEANS[0]
@@ -125,8 +173,15 @@ def test_what_an_image_gets_does_not_depend_on_its_batch_and_evaluations_are_cou
     torch.testing.assert_close(together.tensor[1:], alone.tensor, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("by", [Exact(), FlowEdit(), DDPMInversion(), Inversion(refinements=0), Inversion()])
-@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize(
+    ("by", "solver"),
+    [
+        (Exact(), "euler"),
+        (Exact(), "dpmpp_2m"),
+        (DDPMInversion(), "euler"),
+        *itertools.product([FlowEdit(), Inversion(refinements=0), Inversion()], ["euler", "heun"]),
+    ],
+)
 def test_the_record_counts_every_evaluation(by: Method, solver: str) -> None:
     model = build.plain_model()
     calls: list[int] = []
@@ -215,6 +270,15 @@ def test_bad_edits_are_refused_before_any_work() -> None:
     for arguments, words in (
         ({"by": Inversion(3)}, "source"),
         ({"by": PromptToPrompt("red cat"), "solver": "heun"}, "one evaluation a step"),
+        ({"by": Exact("red cat"), "solver": "dpm2"}, "one evaluation a step"),
+        ({"by": DDPMInversion("red cat"), "solver": "heun"}, "DDPM's own steps"),
+        ({"by": Inversion("red cat"), "steps": 1}, "at least 2, got 1"),
+        ({"by": Exact("red cat"), "steps": 1}, "at least 2, got 1"),
+        ({"by": PromptToPrompt("red cat"), "steps": 1}, "at least 2, got 1"),
+        ({"by": PromptToPrompt("red cat", words=-1.0)}, "words: expected a share"),
+        ({"by": PromptToPrompt("red cat", own=1.5)}, "own: expected a share"),
+        ({"by": PromptToPrompt("red cat", weights={"cow": 2.0})}, "'cow' is not in the prompt"),
+        ({"by": PromptToPrompt("red cat"), "guide": "cfg(3) + perturbed('identity', 1)"}, "both change attention"),
         ({"by": FlowEdit("red cat", draws=0)}, "at least 1"),
         ({"by": Inversion("low", model=gaussians()), "strength": 1.2}, "strength"),
     ):

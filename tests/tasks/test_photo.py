@@ -8,6 +8,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms
 
 from guided.data import decode
@@ -94,5 +95,58 @@ def test_masks_of_every_kind_agree(tmp_path: pathlib.Path) -> None:
     want[2:6, 3:9] = 1
     Image.fromarray((want * 255).astype(np.uint8)).save(tmp_path / "m.png")
     corners = [(3, 2), (8, 2), (8, 5), (3, 5)]
-    for mask in (tmp_path / "m.png", str(tmp_path / "m.png"), want > 0, want, want.astype(int), (3, 2, 9, 6), corners):
+    files = (tmp_path / "m.png", str(tmp_path / "m.png"))
+    tensors = (torch.from_numpy(want).bfloat16(), torch.from_numpy(want)[None, None] > 0, want[..., None])
+    boxes = ((3, 2, 9, 6), np.array([3, 2, 9, 6]), tuple(np.array([3, 2, 9, 6])))
+    for mask in (*files, want > 0, want, want.astype(int), *tensors, *boxes, corners):
         assert np.array_equal(masks.of(mask, photo), want)
+    assert masks.parse(" 3, 2,9 ,6 ") == [3, 2, 9, 6]
+
+
+def test_a_picture_as_a_mask_is_what_its_file_is() -> None:
+    """White that is transparent is not there; a float is a share, and 16 bits are not cut off at 8."""
+    photo = read(np.zeros((10, 12, 3), np.uint8))
+    want = np.zeros((10, 12), np.float32)
+    want[2:6, 3:9] = 1
+    levels = (want * 255).astype(np.uint8)
+    white = np.full((10, 12), 255, np.uint8)
+    pictures = [Image.fromarray(np.stack([white, levels], -1)), Image.fromarray(np.stack([white] * 3 + [levels], -1))]
+    pictures += [Image.fromarray(levels).convert(mode) for mode in ("1", "L", "P", "RGB", "CMYK", "YCbCr")]
+    for picture in pictures:
+        assert np.array_equal(masks.of(picture, photo), want), picture.mode
+    for half in (Image.fromarray(want / 2), Image.fromarray((want * 32768).astype(np.uint16))):
+        assert np.abs(masks.of(half, photo) - want / 2).max() < 1e-4
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
+def test_masks_of_a_single_row_or_column(size: tuple[int, int]) -> None:
+    photo, mask = read(np.zeros((*size, 3), np.uint8)), np.zeros(size, bool)
+    mask[-1, -1] = True
+    for given in (mask, mask[None], mask[..., None], torch.from_numpy(mask)):
+        assert np.array_equal(masks.of(given, photo), mask)
+
+
+def test_masks_that_are_none_are_refused() -> None:
+    photo = read(np.zeros((10, 12, 3), np.uint8))
+    with pytest.raises(TypeError, match="mask: expected a picture"):
+        masks.of(5, photo)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="finite"):
+        masks.of([(1, 1), (float("nan"), 4), (3, 3)], photo)
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa", "RGBX", "YCbCr", "HSV"])
+def test_pictures_in_memory_of_modes_that_no_file_has(mode: str) -> None:
+    base = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8))
+    kept = {"La": "LA", "RGBa": "RGBA"}.get(mode, "RGB")
+    picture = base.convert(kept).convert(mode)
+    assert np.array_equal(read(picture).stored, np.asarray(picture.convert(kept)))
+
+
+def test_a_long_record_fits_a_jpeg_without_its_levels() -> None:
+    result = build.plain_model().edit(np.zeros((9, 11, 3), np.uint8), steps=1)
+    result.records[0]["path"] = [0.1234567] * 20_000
+    with Image.open(io.BytesIO(result.jpeg(0))) as picture:
+        assert json.loads(picture.info["comment"]) == {k: v for k, v in result.records[0].items() if k != "path"}
+    result.records[0]["prompt"] = "a" * 70_000
+    with pytest.raises(ValueError, match=r"save as \.png"):
+        result.jpeg(0)
