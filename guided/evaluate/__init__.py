@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from guided.evaluate.figures import Figure, share, wilson
     from guided.evaluate.likelihood import Bound, elbo
     from guided.evaluate.network import Classifier
-    from guided.evaluate.report import Options, Report, evaluate, is_model
+    from guided.evaluate.lpips import Lpips, open_lpips
+    from guided.evaluate.report import Options, Report, evaluate, is_model, places
+    from guided.evaluate.spaces import open_space
 
 # No module is named like a public name: importing it would put the module in its place.
 _PLACES = {
@@ -22,6 +24,7 @@ _PLACES = {
     "Classifier": "network",
     "Features": "features",
     "Figure": "figures",
+    "Lpips": "lpips",
     "Options": "report",
     "Report": "report",
     "Thumbnail": "features",
@@ -36,6 +39,9 @@ _PLACES = {
     "is_model": "report",
     "kernel": "distances",
     "nearest": "features",
+    "open_lpips": "lpips",
+    "open_space": "spaces",
+    "places": "report",
     "precision": "distances",
     "prompt_accuracy": "accuracy",
     "recall": "distances",
@@ -45,7 +51,8 @@ _PLACES = {
     "wilson": "figures",
 }
 
-__all__ = ["Blur", "Bound", "Classifier", "Features", "Figure", "Options", "Report", "Thumbnail", "cached_classifier"]
+__all__ = ["Blur", "Bound", "Classifier", "Features", "Figure", "Lpips", "Options", "Report", "Thumbnail"]
+__all__ += ["cached_classifier", "open_lpips", "open_space", "places"]
 __all__ += ["cas", "class_accuracy", "coverage", "density", "elbo", "evaluate", "frechet", "is_model", "kernel"]
 __all__ += [
     "nearest",

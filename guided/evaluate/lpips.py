@@ -118,14 +118,20 @@ class Lpips:
         """Which network, and how it is shown its pictures."""
         return f"LPIPS 0.1 of {self.backbone.name} (weights {self.checksum[:12]}), pictures as they are"
 
+    def check(self, pictures: Tensor) -> None:
+        """Raise ValueError where pictures (N, C, H, W) are too small for the network."""
+        height, width = pictures.shape[-2:]
+        if min(height, width) < self.backbone.least:
+            raise ValueError(
+                f"LPIPS of {self.backbone.name} takes pictures of {self.backbone.least} pixels a side or more, got "
+                f"{width} x {height}"
+            )
+
     @torch.no_grad()
     def __call__(self, pictures: Tensor, truth: Tensor) -> Tensor:
-        side = min(*pictures.shape[-2:], *truth.shape[-2:])
-        if pictures.shape != truth.shape or side < self.backbone.least:
-            raise ValueError(
-                f"LPIPS of {self.backbone.name} takes pairs of one size, of {self.backbone.least} pixels a side or "
-                f"more, got {tuple(pictures.shape)} and {tuple(truth.shape)}"
-            )
+        if pictures.shape != truth.shape:
+            raise ValueError(f"LPIPS takes pairs of one size, got {tuple(pictures.shape)} and {tuple(truth.shape)}")
+        self.check(truth)
         pairs = zip(batches(pictures, _BATCH), batches(truth, _BATCH), strict=True)
         return torch.cat([self._part(a, b).cpu() for a, b in pairs])
 
