@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from guided.evaluate.features import Blur, Features, Thumbnail, nearest, self_retrieval
     from guided.evaluate.figures import Figure, share, wilson
     from guided.evaluate.likelihood import Bound, elbo
-    from guided.evaluate.network import Classifier
     from guided.evaluate.lpips import Lpips, open_lpips
+    from guided.evaluate.network import Classifier
     from guided.evaluate.report import Options, Report, evaluate, is_model, places
     from guided.evaluate.spaces import open_space
 

@@ -43,6 +43,13 @@ JUDGING = [
         f"{E}/test_truth.py::test_intervals_hold_the_truth",
     ),
     Fault(
+        "a slope of FD that forgets the mean",
+        DISTANCES,
+        "2 * off @ (mean - other) + ",
+        "",
+        f"{E}/test_truth.py::test_the_influence_of_a_picture_is_the_slope_by_its_weight",
+    ),
+    Fault(
         "FD without the whole cross term",
         DISTANCES,
         "- 2 * cross",
