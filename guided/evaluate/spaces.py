@@ -121,17 +121,18 @@ def _loaded(
     With another number of classes than the weights have, timm would load whatever there is, and leave the rest random.
     """
     known = {field.name for field in dataclasses.fields(timm.models.PretrainedCfg)} - set(_OURS)
-    plain = {field: value for field, value in settings.items() if field in known}
-    head = plain.get("classifier")
+    said = {field: value for field, value in settings.items() if field in known}
+    plain = {name: value for name, value in arguments.items() if name != "num_classes"}
+    head = said.get("classifier")
     weight = state.get(f"{head}.weight") if isinstance(head, str) else None
     told = settings.get("num_classes")
     first: Exception | None = None
     # Other people's weights may have other classes than the published ones, or none at all.
     for classes in dict.fromkeys((told if isinstance(told, int) else 1000, 0 if weight is None else len(weight))):
         # timm itself takes a mapping away from what it loads.
-        given = timm.models.PretrainedCfg(**plain, num_classes=classes, state_dict=dict(state))
+        given = timm.models.PretrainedCfg(**said, num_classes=classes, state_dict=dict(state))
         try:
-            return timm.create_model(architecture, pretrained=True, pretrained_cfg=given, **arguments)
+            return timm.create_model(architecture, pretrained=True, pretrained_cfg=given, **plain)
         except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
             first = first or error
     raise ValueError(f"{name}: its weights do not fit {architecture}: {' '.join(str(first).split())[:400]}") from first
