@@ -26,6 +26,7 @@ _SHOWN = (
 """The settings that say which pictures were held against each other, and how they were prepared."""
 _HEADS = ("what was compared, and how it was prepared", "how it was drawn and measured")
 _LOWER = ("FD", "KID", "perceptual", "LPIPS", "ELBO", "network evaluations", "as near to training")
+_ZERO = "0 is best"
 _HIGHER = ("CLIP", "PSNR", "consistency PSNR")
 _HEAD, _ROW, _MIDDLE, _FOOT, _LEGEND = 54, 42, 28, 24, 17
 _Block = list[tuple[str, list[str]]]
@@ -35,7 +36,7 @@ _Placing = Callable[[float], float]
 
 def better(figure: Figure) -> str:
     """Which values of a figure are the good ones, in words; empty where nothing can be said."""
-    for start, told in (("colour error", "0 is best"), ("density", "1 is as real"), ("saturation", "as real is best")):
+    for start, told in (("colour error", _ZERO), ("density", "1 is as real"), ("saturation", "as real is best")):
         if figure.name.startswith(start):
             return told
     if figure.name.startswith(_LOWER):
@@ -46,6 +47,7 @@ def better(figure: Figure) -> str:
 def ends(figures: Sequence[Figure]) -> tuple[float, float]:
     """The axis of the rows of one card: values, intervals and what stands beside, with room; shares stay in [0, 1]."""
     numbers = [n for f in figures for n in (f.value, f.low, f.high, *f.beside.values()) if math.isfinite(n)]
+    numbers += [0.0] if figures and better(figures[0]) == _ZERO else []
     low, high = (min(numbers), max(numbers)) if numbers else (0.0, 1.0)
     room = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
     left, right = low - room, high + room

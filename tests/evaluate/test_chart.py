@@ -68,6 +68,8 @@ def test_an_axis_holds_everything_in_round_numbers() -> None:
     assert 20 < low < 21 and 28 < high < 29, "neither cut nor drawn from 0, where nothing would be told apart"
     assert ends([Figure("FD", 0.5, 0.4, 0.6, 9, "", {FLOOR: 0.02})])[0] == 0
     assert ends([Figure("recall", 0.99, 0.97, 1.0, 9, percent=True)])[1] == 1
+    left, right = ends([Figure("colour error of channel 0, in 1/255", -0.3, -0.4, -0.2, 9)])
+    assert left < -0.4 and right > 0, "0 is what it is held against"
     left, right = ends([Figure("n", 0.0, math.nan, math.nan, 1)])
     assert left <= 0 < right
     for a, b in ((0, 0.31), (-0.002, 0.013), (20.4, 28.6), (0.95, 1), (0, 5e4), (3.351, 3.352)):
