@@ -30,7 +30,23 @@ Taught = Annotated[bool, typer.Option("--cas", help="Also train a classifier on 
 Fit = Annotated[str | None, typer.Option("--clip", metavar="FOLDER_OR_ID", help="A CLIP, for CLIPScore.")]
 Seen = Annotated[
     str | None,
-    typer.Option("--features", metavar="FOLDER_OR_ID", help="A CLIP or DINOv2, whose features distances use."),
+    typer.Option(
+        "--features",
+        metavar="SPACE",
+        help="Whose features distances use: a folder or hub id (CLIP, DINOv2, timm), timm:NAME[:FILE], inception:FILE.",
+    ),
+]
+Far = Annotated[
+    str | None,
+    typer.Option("--lpips", metavar="FILE", help="torchvision's AlexNet or VGG16, for the LPIPS of changed pictures."),
+]
+Pickled = Annotated[
+    bool,
+    typer.Option("--pickle", help="Read --features and --lpips even if they are pickles, in a process of its own."),
+]
+Out = Annotated[
+    pathlib.Path | None,
+    typer.Option("--out", metavar="FILE.json", help="The JSON, and the picture beside it; NAME-eval.json by default."),
 ]
 Sheet = Annotated[pathlib.Path | None, typer.Option("--sheet", help="A contact sheet of what was drawn.")]
 
@@ -61,32 +77,39 @@ def evaluate(
     cas: Taught = False,
     clip: Fit = None,
     features: Seen = None,
+    lpips: Far = None,
+    pickle: Pickled = False,
     sheet: Sheet = None,
     memory: Memory = None,
     strengths: Strengths = None,
-    out: Annotated[pathlib.Path | None, typer.Option("--out", help="The JSON; NAME-eval.json by default.")] = None,
+    out: Out = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
     as_json: Json = False,
 ) -> None:
     """Measure what follows from the two: nearest captions, class accuracy, FD, KID, precision, recall.
 
-    Prints one table and writes one JSON. --strengths: how far edits go from their source, how near to real pictures.
+    Prints one table, and writes one JSON and one picture of it. --strengths: how far edits go from their source, how
+    near to real pictures.
     """
     from guided import evaluate as judging
 
+    names = judging.places(out or f"{pathlib.PurePath(subject).name or 'model'}-eval.json")
+    for option, file in (("--sheet", sheet), ("--memory", memory), ("--strengths", strengths)):
+        if file is not None and file.resolve() in [name.resolve() for name in names]:
+            raise ValueError(f"{option}: {file} is where the report goes; choose another name, or another --out")
     if strengths is not None:
-        more: dict[str, object] = {"--sheet": sheet, "--memory": memory, "--cas": cas, "--clip": clip}
+        more: dict[str, object] = {"--sheet": sheet, "--memory": memory, "--cas": cas, "--clip": clip, "--lpips": lpips}
         more |= {"--features": features, "--classifier": classifier, "--likelihood": likelihood, "--size": size}
         _check_strengths(subject, strengths, more)
 
     options = judging.Options(
         n=n, w=_weights(w), guide=tuple(guide or ()), steps=steps, solver=solver, seed=seed, batch=batch,
         classifier=classifier, likelihood=likelihood, size=size, cas=cas,
-        clip=clip, features=features, device=None if judging.is_model(subject) else common.device_of(device),
+        clip=clip, features=features, lpips=lpips, pickle=pickle,
+        device=None if judging.is_model(subject) else common.device_of(device),
     )  # fmt: skip
     judged: Model | str = subject if options.device else common.open_model(subject, device, dtype)
-    target = out or pathlib.Path(f"{pathlib.PurePath(subject).name or 'model'}-eval.json")
     with common.bar(1, "") as update:
 
         def watch(what: str, done: int, total: int) -> None:
@@ -96,14 +119,14 @@ def evaluate(
             report = judging.evaluate(judged, against, options, sheet=sheet, memory=memory, watch=watch)
         else:
             report = _curve(cast("Model", judged), against, options, watch, strengths)
-    report.save(target)
+    report.save(names[0])
     if as_json:
         common.show_json(report.json())
     else:
         report.show()
     sys.stdout.flush()
-    sheets = " and ".join(str(path) for path in (sheet, memory, strengths) if path)
-    common.say(f"written to {target}" + (f"; pictures in {sheets}" if sheets else ""))
+    drawn = " and ".join(str(path) for path in (sheet, memory, strengths) if path)
+    common.say(f"written to {names[0]} and {names[1]}" + (f"; pictures in {drawn}" if drawn else ""))
 
 
 def _check_strengths(subject: str, file: pathlib.Path, more: Mapping[str, object]) -> None:

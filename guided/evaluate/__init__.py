@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from guided.evaluate.features import Blur, Features, Thumbnail, nearest, self_retrieval
     from guided.evaluate.figures import Figure, share, wilson
     from guided.evaluate.likelihood import Bound, elbo
+    from guided.evaluate.lpips import Lpips, open_lpips
     from guided.evaluate.network import Classifier
-    from guided.evaluate.report import Options, Report, evaluate, is_model
+    from guided.evaluate.report import Options, Report, evaluate, is_model, places
+    from guided.evaluate.spaces import open_space
     from guided.evaluate.strengths import strength_curve
 
 # No module is named like a public name: importing it would put the module in its place.
@@ -23,6 +25,7 @@ _PLACES = {
     "Classifier": "network",
     "Features": "features",
     "Figure": "figures",
+    "Lpips": "lpips",
     "Options": "report",
     "Report": "report",
     "Thumbnail": "features",
@@ -37,6 +40,9 @@ _PLACES = {
     "is_model": "report",
     "kernel": "distances",
     "nearest": "features",
+    "open_lpips": "lpips",
+    "open_space": "spaces",
+    "places": "report",
     "precision": "distances",
     "prompt_accuracy": "accuracy",
     "recall": "distances",
@@ -47,7 +53,8 @@ _PLACES = {
     "wilson": "figures",
 }
 
-__all__ = ["Blur", "Bound", "Classifier", "Features", "Figure", "Options", "Report", "Thumbnail", "cached_classifier"]
+__all__ = ["Blur", "Bound", "Classifier", "Features", "Figure", "Lpips", "Options", "Report", "Thumbnail"]
+__all__ += ["cached_classifier", "open_lpips", "open_space", "places"]
 __all__ += ["cas", "class_accuracy", "coverage", "density", "elbo", "evaluate", "frechet", "is_model", "kernel"]
 __all__ += [
     "nearest",

@@ -20,6 +20,7 @@ from guided.evaluate.distances import MOST, coverage, density, enough, frechet, 
 from guided.evaluate.features import Blur, Features, Thumbnail, nearest, unit
 from guided.evaluate.figures import Figure, mean
 from guided.evaluate.likelihood import elbo
+from guided.evaluate.lpips import Lpips
 from guided.evaluate.material import Artist, How, Real, Watch, by_name, thinned, told
 from guided.evaluate.network import Classifier
 from guided.evaluate.towers import Towers, clip_score
@@ -56,12 +57,14 @@ class Extra:
     """What is measured only where it is asked for.
 
     space: the features of all distances, in place of our own. clip: both towers, for CLIPScore. taught: how a
-    classifier is trained on pictures drawn of classes, for their CAS.
+    classifier is trained on pictures drawn of classes, for their CAS. lpips: how far what a model makes of pictures it
+    is given looks from the truth.
     """
 
     space: Features | None = None
     clip: Towers | None = None
     taught: Schedule | None = None
+    lpips: Lpips | None = None
 
 
 def captions(artist: Artist, real: Real, ways: Sequence[How], n: int, extra: Extra | None = None) -> Found:

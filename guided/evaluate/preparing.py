@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ class Preparation:
     """Pictures uint8 (N, 1 or 3, H, W) -> float32 (N, 3, h, w), by Pillow and then (x / 255 - mean) / std.
 
     size: (h, w) that the network sees. shortest: the shorter side is brought to this first, and the middle is cut out;
-    None: both sides are brought to `size`, whatever becomes of the proportions.
+    None: both sides are brought to `size`, whatever becomes of the proportions. even: where the middle lies between two
+    pixels, it is cut at the even one, as torchvision does, and not at the first, as transformers does.
     """
 
     size: tuple[int, int]
@@ -32,6 +34,7 @@ class Preparation:
     filter: Image.Resampling
     mean: Triple
     std: Triple
+    even: bool = False
 
     def __post_init__(self) -> None:
         if self.shortest is not None and self.shortest < max(self.size):
@@ -56,7 +59,8 @@ class Preparation:
             target = (int(self.shortest * width / short), int(self.shortest * height / short))
         if picture.size != target:
             picture = picture.resize(target, self.filter)
-        top, left = (picture.height - self.size[0]) // 2, (picture.width - self.size[1]) // 2
+        spare = (picture.height - self.size[0], picture.width - self.size[1])
+        top, left = (round(each / 2) if self.even else each // 2 for each in spare)
         return np.asarray(picture.crop((left, top, left + self.size[1], top + self.size[0])))
 
     def __str__(self) -> str:
@@ -120,15 +124,37 @@ def of_open_clip(found: Mapping[str, Any], size: int | tuple[int, int]) -> Prepa
     mean, std = tuple(found.get("mean") or CLIP_MEAN), tuple(found.get("std") or CLIP_STD)
     # open_clip takes "random" for a training augmentation, and bicubic for it where pictures are judged.
     filter = Image.Resampling.BILINEAR if name == "bilinear" else Image.Resampling.BICUBIC
-    return _checked(sides, sides[0] if mode == "shortest" else None, filter, mean, std)
+    return _checked(sides, sides[0] if mode == "shortest" else None, filter, mean, std, even=True)
+
+
+def of_timm(found: Mapping[str, Any]) -> Preparation:
+    """What timm's data config (`timm.data.resolve_model_data_config`) asks for where pictures are judged.
+
+    Raises ValueError where it asks for what is not known here: other than 3 channels, a middle cut out of a squashed
+    picture, added borders.
+    """
+    channels, height, width = found["input_size"]
+    mode, share, name = found.get("crop_mode") or "center", found.get("crop_pct") or 1.0, str(found["interpolation"])
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    square, whole = height == width, share == 1
+    if channels != 3 or name not in filters or mode not in ("center", "squash") or not (square or whole):
+        raise ValueError(
+            f"timm: {channels} channels, {width} x {height} px, {name}, crop {mode!r} of {share:g} is not known here"
+        )
+    if mode == "squash" or not square:
+        if not (mode == "squash" and whole):
+            raise ValueError(f"timm: a crop {mode!r} of {share:g} to {width} x {height} px is not known here")
+        return _checked((height, width), None, filters[name], tuple(found["mean"]), tuple(found["std"]))
+    shortest = math.floor(height / share)
+    return _checked((height, width), shortest, filters[name], tuple(found["mean"]), tuple(found["std"]), even=True)
 
 
 def _checked(
-    sides: tuple[int, int], shortest: int | None, filter: Image.Resampling, mean: Any, std: Any
+    sides: tuple[int, int], shortest: int | None, filter: Image.Resampling, mean: Any, std: Any, *, even: bool = False
 ) -> Preparation:
     if len(mean) != 3 or len(std) != 3:
         raise ValueError(f"expected the mean and std of 3 channels, got {mean} and {std}")
-    return Preparation((int(sides[0]), int(sides[1])), shortest, filter, mean, std)
+    return Preparation((int(sides[0]), int(sides[1])), shortest, filter, mean, std, even)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

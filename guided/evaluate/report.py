@@ -1,4 +1,4 @@
-"""One table and one JSON: what a model or a folder of pictures is worth, held against real pictures."""
+"""One table, one JSON and one picture: what a model or a folder of pictures is worth, held against real pictures."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from guided.evaluate import measures
 from guided.evaluate.classifier import Schedule
 from guided.evaluate.features import Features
 from guided.evaluate.figures import Figure
+from guided.evaluate.lpips import open_lpips
 from guided.evaluate.material import Artist, How, Real, Watch, real
 from guided.evaluate.measures import Extra, Found
 from guided.evaluate.memory import contact, held_out, memorised
 from guided.evaluate.network import Classifier
+from guided.evaluate.spaces import open_space
 from guided.evaluate.towers import clip_score, open_towers
 from guided.evaluate.translations import translations
 from guided.model import Model
@@ -44,8 +46,10 @@ class Options:
     pictures a part whose ELBO is computed at `moves` noise levels, 0 for none. size: side in pixels at which folders
     are compared, their own by default.
     cas: also train a classifier on the pictures drawn of classes, for `epochs`. clip: a folder or hub id of a CLIP, for
-    CLIPScore of what was drawn from captions. features: of a CLIP or a vision model (DINOv2), whose features all
-    distances are taken in. device: where the two are computed; the model's by default, the CPU for folders.
+    CLIPScore of what was drawn from captions. features: the network whose features all distances are taken in, as
+    `spaces.open_space` reads it: a CLIP, a DINOv2, a timm model, FID's Inception. lpips: the file of torchvision's
+    AlexNet or VGG16, for the LPIPS of what a model makes of pictures it is given. pickle: whether the last two may be
+    pickles. device: where these are computed; the model's by default, the CPU for folders.
     """
 
     n: int | None = None
@@ -63,6 +67,8 @@ class Options:
     cas: bool = False
     clip: str | os.PathLike[str] | None = None
     features: str | os.PathLike[str] | None = None
+    lpips: str | os.PathLike[str] | None = None
+    pickle: bool = False
     device: str | None = None
 
     def __post_init__(self) -> None:
@@ -89,9 +95,14 @@ class Report:
             "figures": [figure.json() for figure in self.figures],
         }
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the JSON to a file."""
-        _files.write(path, json.dumps(self.json(), indent=1) + "\n")
+    def save(self, path: str | os.PathLike[str]) -> tuple[pathlib.Path, pathlib.Path]:
+        """Write the JSON and, beside it as .png, the picture of the figures; where they are (`places`)."""
+        from guided.evaluate.chart import chart
+
+        where, shown = places(path)
+        _files.write(where, json.dumps(self.json(), indent=1) + "\n")
+        _files.write(shown, png(chart(self.subject, self.against, self.settings, self.figures), None))
+        return where, shown
 
     def show(self, console: Console | None = None) -> None:
         """Print the settings and one table; to stdout unless told otherwise."""
@@ -116,6 +127,14 @@ class Report:
             beside = ", ".join(f"{name} {f.text(value)}" for name, value in f.beside.items())
             table.add_row(escape(f.name), f.at, f.text(f.value), interval, str(f.n), escape(beside))
         out.print(table)
+
+
+def places(path: str | os.PathLike[str]) -> tuple[pathlib.Path, pathlib.Path]:
+    """The JSON and the picture of a report called `path`: NAME.json and NAME.png, whichever of the two is named."""
+    file = pathlib.Path(path)
+    if file.suffix.lower() == ".png":
+        return file.with_suffix(".json"), file
+    return file, file.with_suffix(".png") if file.suffix.lower() == ".json" else file.with_name(f"{file.name}.png")
 
 
 def evaluate(
@@ -197,6 +216,8 @@ def _refuse(model: Model, against: str, options: Options, memory: bool) -> None:
         raise ValueError(f"cas: is measured of models that draw classes, and {model.name} is none; leave it out")
     if options.clip is not None and (changes or not reads):
         raise ValueError(f"clip: CLIPScore is measured of models that draw captions, and {model.name} is none")
+    if options.lpips is not None and not changes:
+        raise ValueError(f"lpips: is measured of models that change pictures they are given, and {model.name} is none")
     if memory and (changes or _endless(against)):
         why = "changes pictures it is given" if changes else "is judged on scenes that are rendered without end"
         raise ValueError(f"memory: {model.name} {why}; it is measured of models that draw, against their own data")
@@ -209,8 +230,9 @@ def _extra(options: Options, device: Any) -> Extra:
     if options.features is None or options.features == options.clip:
         space = None if options.features is None else clip
     else:
-        space = open_towers(os.fspath(options.features), where)
-    return Extra(space, clip, Schedule(epochs=options.epochs) if options.cas else None)
+        space = open_space(os.fspath(options.features), where, pickle=options.pickle)
+    seen = None if options.lpips is None else open_lpips(os.fspath(options.lpips), where, pickle=options.pickle)
+    return Extra(space, clip, Schedule(epochs=options.epochs) if options.cas else None, seen)
 
 
 def _judged(artist: Artist, pictures: Real, ways: Sequence[How], options: Options, extra: Extra) -> Found:
@@ -218,7 +240,7 @@ def _judged(artist: Artist, pictures: Real, ways: Sequence[How], options: Option
     if model.translation is not None:
         crop = float((model.card.get("recipe") or {}).get("data", {}).get("crop", 1.0))
         judged = None if options.classifier is None else Classifier.open(options.classifier).space
-        return translations(artist, pictures, options.n or TRANSLATED, extra.space or judged, crop)
+        return translations(artist, pictures, options.n or TRANSLATED, extra.space or judged, crop, extra.lpips)
     if "text" in model.encoders:
         if all(record.caption is None for record in pictures.records):
             raise ValueError(f"{model.name} draws captions, but the data has none; give captioned pictures")
@@ -266,8 +288,11 @@ def _folder(
     drawn, rows = given.read(range(len(source.records)))
     extra = _extra(options, "cpu")
     captions = [given.records[row].caption for row in rows]
-    if options.cas or (extra.clip is not None and None in captions):
-        raise ValueError(f"{subject}: cas needs a model of classes, and clip pictures that all have a caption")
+    if options.cas or options.lpips is not None or (extra.clip is not None and None in captions):
+        raise ValueError(
+            f"{subject}: cas needs a model of classes, lpips one that changes pictures, and clip pictures that all "
+            "have a caption"
+        )
     found = measures.folder(drawn, pictures, _space(options, extra, pictures, watch))
     figures, settings = list(found.figures), {"pictures": f"{len(rows)} of {subject}"}
     if extra.clip is not None:

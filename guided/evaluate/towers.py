@@ -12,7 +12,7 @@ from torch import Tensor
 from guided._compat import ensure_torchvision
 from guided.evaluate.features import batches
 from guided.evaluate.figures import Figure, mean
-from guided.evaluate.preparing import Preparation, cosine, of_open_clip, of_transformers
+from guided.evaluate.preparing import cosine, of_open_clip, of_transformers
 from guided.text._locate import Found, locate
 from guided.text._transformers import quiet
 from guided.text.clip import both_towers
@@ -26,11 +26,12 @@ WEIGHT = 2.5
 class Towers:
     """Networks that turn pictures, and captions where they can, into vectors (N, F); they serve as `Features`.
 
+    prepare: uint8 (N, 1 or 3, H, W) -> what the network takes; its `str` says how, for reports.
     see: prepared pictures -> (N, F). words: captions -> ids and mask; hear: those -> (N, F); None where they only see.
     """
 
     title: str
-    prepare: Preparation
+    prepare: Callable[[Tensor], Tensor]
     see: Callable[[Tensor], Tensor]
     words: Callable[[list[str]], tuple[Tensor, Tensor]] | None
     hear: Callable[[Tensor, Tensor], Tensor] | None
@@ -86,7 +87,15 @@ def clip_score(
     ]
 
 
-def open_towers(spec: str, device: torch.device | str = "cpu", *, captions: bool = False) -> Towers:
+def find(spec: str) -> Found:
+    """Where the files of a published network are, as `open_towers` looks for them; it raises the same errors."""
+    try:
+        return locate(spec)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(str(error).replace("text encoder", "picture network", 1)) from None
+
+
+def open_towers(spec: str | Found, device: torch.device | str = "cpu", *, captions: bool = False) -> Towers:
     """Open a published network: a folder, or a hub id, of an open_clip model or of a transformers model that sees.
 
     captions: both towers of a CLIP are needed. Of transformers, `get_image_features` is taken where there is one (CLIP,
@@ -94,10 +103,7 @@ def open_towers(spec: str, device: torch.device | str = "cpu", *, captions: bool
     last. Also "open_clip:ARCH:FILE.safetensors". Weights are safetensors only. Raises FileNotFoundError where there is
     none, ValueError where it does not fit, ImportError naming the extra where its library is missing.
     """
-    try:
-        found = locate(spec)
-    except (FileNotFoundError, ValueError) as error:
-        raise type(error)(str(error).replace("text encoder", "picture network", 1)) from None
+    found = find(spec) if isinstance(spec, str) else spec
     opened = _open_clip if found.library == "open_clip" else _transformers
     return opened(found, torch.device(device), captions)
 

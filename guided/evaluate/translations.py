@@ -12,6 +12,7 @@ from guided.degrade import Down, Pairs, Task, box, consistent
 from guided.evaluate.distances import frechet, kernel
 from guided.evaluate.features import Bands, Features, levels, perceptual, unit
 from guided.evaluate.figures import Figure, mean
+from guided.evaluate.lpips import Lpips
 from guided.evaluate.material import Artist, Real, thinned
 from guided.evaluate.measures import Found
 from guided.model import Request, drawing
@@ -24,11 +25,19 @@ FINE = Bands(16)
 """Where two pictures of the same thing are held against each other."""
 
 
-def translations(artist: Artist, real: Real, n: int, space: Features | None = None, crops: float = 1.0) -> Found:
+def translations(
+    artist: Artist,
+    real: Real,
+    n: int,
+    space: Features | None = None,
+    crops: float = 1.0,
+    lpips: Lpips | None = None,
+) -> Found:
     """Each task of a model on n pictures that were kept out (of the training part, where none were).
 
-    FD and KID of the results against the truth in `space`, perceptual distance and PSNR to it; of super-resolution also
-    how well the small picture is met, and the mean error of each colour. Beside each stands the baseline's figure.
+    FD and KID of the results against the truth in `space`, perceptual distance, LPIPS where it is asked for, and PSNR
+    to it; of super-resolution also how well the small picture is met, and the mean error of each colour. Beside each
+    stands the baseline's figure.
     crops: below 1 random windows of the pictures stand for them, as the recipe's `data.crop`. Raises ValueError for a
     model of pairs.
     """
@@ -41,12 +50,14 @@ def translations(artist: Artist, real: Real, n: int, space: Features | None = No
         )
     rows = (*real.split.held_bases, *real.split.held_pairs) or real.split.train
     truth, groups = _pictures(real, sorted(rows), n, crops, artist.seed)
+    if lpips is not None:
+        lpips.check(truth)  # before any of them is drawn
     figures: list[Figure] = []
     shown: list[Tensor] = []
     for number, task in enumerate(taught.tasks):
         drawn, given = _restored(artist, unit(truth), number)
         plain = levels(torch.stack([task.baseline(one) for one in given]))
-        figures += judged(task, drawn, plain, truth, space)
+        figures += judged(task, drawn, plain, truth, space, lpips)
         few = thinned(range(len(truth)), SHOWN)
         shown += [part[few] for part in (levels(given.nan_to_num(0.0)), plain, drawn, truth)]
     settings = {
@@ -55,6 +66,7 @@ def translations(artist: Artist, real: Real, n: int, space: Features | None = No
         else f"{len(truth)} of the training pictures: none were kept out",
         "features": space.name,
         "perceptual distance": f"mean square in {FINE.name}",
+        **({} if lpips is None else {"LPIPS": lpips.name}),
         "sheet": "a row each: as given, baseline, drawn, truth",
     }
     return Found(figures, settings, torch.cat(shown), [""] * len(torch.cat(shown)))
@@ -92,7 +104,9 @@ def _restored(artist: Artist, x0: Tensor, number: int) -> tuple[Tensor, Tensor]:
     return torch.cat(drawn), torch.cat(given)
 
 
-def judged(task: Task, drawn: Tensor, plain: Tensor, truth: Tensor, space: Features) -> list[Figure]:
+def judged(
+    task: Task, drawn: Tensor, plain: Tensor, truth: Tensor, space: Features, lpips: Lpips | None = None
+) -> list[Figure]:
     """The figures of one task: results, the baseline's answers and the truth, all uint8 (N, C, H, W)."""
     at = repr(task)
     features, other, own = space(drawn), space(plain), space(truth)
@@ -103,6 +117,8 @@ def judged(task: Task, drawn: Tensor, plain: Tensor, truth: Tensor, space: Featu
         figures.append(replace(kernel(features, own, at=at), beside={"baseline": kernel(other, own, draws=2).value}))
     far = perceptual(FINE, plain, truth).mean()
     figures.append(mean("perceptual distance", perceptual(FINE, drawn, truth), at, {"baseline": float(far)}))
+    if lpips is not None:
+        figures.append(mean("LPIPS", lpips(drawn, truth), at, {"baseline": float(lpips(plain, truth).mean())}))
     figures.append(mean("PSNR, dB", _psnr(drawn, truth), at, {"baseline": float(_psnr(plain, truth).mean())}))
     if isinstance(task, Down) and task.kernel == "area":
         figures += _consistency(task, drawn, plain, truth, at)

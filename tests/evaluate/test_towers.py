@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,7 +130,7 @@ def test_a_preparation_is_what_the_file_says(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match=r"expected preprocessor_config\.json"):
         of_transformers(tmp_path, "vit", 16)
     bare = Preparation((16, 16), 16, Image.Resampling.BICUBIC, CLIP_MEAN, CLIP_STD)
-    assert of_transformers(tmp_path, "clip", 16) == of_open_clip({}, 16) == bare
+    assert of_transformers(tmp_path, "clip", 16) == bare and of_open_clip({}, 16) == replace(bare, even=True)
     with pytest.raises(ValueError, match="longest"):
         of_open_clip({"resize_mode": "longest"}, 16)
     with pytest.raises(ValueError, match="no larger than what is resized"):

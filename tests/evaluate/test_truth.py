@@ -16,7 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from guided.evaluate import measures
+from guided.evaluate import distances, measures
 from guided.evaluate.distances import coverage, frechet, kernel, precision, recall
 from guided.evaluate.features import Bands, Blur, Features, noise_pictures
 from guided.evaluate.figures import Figure
@@ -81,8 +81,11 @@ def truth(name: str, reference: Array, n: int, sets: int) -> Array:
     return np.array([FORMULAS[name](SCALE * rng.normal(size=(n, dim)) + SHIFT, reference) for _ in range(sets)])
 
 
-@pytest.mark.parametrize(("name", "dim"), [*((name, 4) for name in FIGURES), ("FD", 16)])
-def test_intervals_hold_the_truth(name: str, dim: int) -> None:
+@pytest.mark.parametrize(("name", "dim"), [*((name, 4) for name in FIGURES), ("FD", 16), ("FD of many features", 16)])
+def test_intervals_hold_the_truth(name: str, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name.endswith("features"):
+        name = "FD"
+        monkeypatch.setattr(distances, "WIDE", 0)
     reference = draw(N, dim, 10**6)
     found = truth(name, reference.numpy(), N, 600)
     target, error = float(found.mean()), float(found.std()) / 600**0.5
@@ -94,6 +97,26 @@ def test_intervals_hold_the_truth(name: str, dim: int) -> None:
     # An interval that always holds it may still be useless: twice as wide as it need be is the most.
     width = sum(figure.high - figure.low for figure in figures) / REPEATS
     assert width < 2 * 2 * 1.96 * float(values.std())
+
+
+def test_the_influence_of_a_picture_is_the_slope_by_its_weight() -> None:
+    x, y = draw(60, 5, 0, 0.3, 0.8), draw(80, 5, 1)
+    flat = torch.cat([x, torch.ones(60, 1)], 1)  # a feature that never changes
+
+    def weighed(row: int, weight: float) -> float:
+        """FD with one row counted `weight` times; the covariance keeps the unbiased one's factor."""
+        weights = np.ones(60)
+        weights[row] = weight
+        a, b = np.cov(x.numpy(), rowvar=False, aweights=weights, ddof=0) * 60 / 59, np.cov(y.numpy(), rowvar=False)
+        off = np.average(x.numpy(), 0, weights) - y.numpy().mean(0)
+        return float((off**2).sum() + np.trace(a) + np.trace(b) - 2 * np.sqrt(np.linalg.eigvals(a @ b).real).sum())
+
+    def found(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return distances._influence(x, y.mean(0), distances._root(torch.cov(y.T)))
+
+    slopes = [60 * (weighed(row, 1 + 1e-4) - weighed(row, 1 - 1e-4)) / 2e-4 for row in range(60)]
+    assert found(x, y).numpy() == pytest.approx(np.array(slopes), rel=1e-4, abs=1e-3)
+    assert torch.allclose(found(flat, torch.cat([y, torch.ones(80, 1)], 1)), found(x, y), atol=1e-8)
 
 
 def test_the_bias_of_fd_falls_as_one_over_n() -> None:
