@@ -80,7 +80,7 @@ def prepare_tuning(
     looks = recipe.data.flip, recipe.data.crop
     samples = Samples(shown, order, split.train, conditions, law, recipe.seed, drop, *looks, translation)
     denoiser = model.denoiser.to(device)
-    rest(model, device, training.reads(tune))
+    rest(model, device, reads=training.reads(tune))
     tuning = Tuned(
         recipe=recipe,
         model_in_training=model,

@@ -33,10 +33,8 @@ LR, BETAS, DECAY, EPS = 1e-2, (0.9, 0.99), 0.1, 1e-8
 
 
 def section(**values: object) -> TrainSection:
-    return TrainSection.model_validate(
-        {"images": 100, "batch_size": 1, "lr": LR, "betas": BETAS, "weight_decay": DECAY, "optimizer": "adamw8bit"}
-        | values
-    )
+    common = {"images": 100, "batch_size": 1, "lr": LR, "betas": BETAS, "weight_decay": DECAY}
+    return TrainSection.model_validate({**common, "optimizer": "adamw8bit", **values})
 
 
 def gradient(at: int, shape: torch.Size) -> torch.Tensor:
