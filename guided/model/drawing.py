@@ -107,7 +107,7 @@ def _moves(model: Model, plan: Plan, rows: slice, cond: Cond) -> Iterator[Tensor
 @torch.no_grad()
 def _finished(model: Model, images: tuple[Wanted, ...], x: Tensor) -> Tensor:
     # One by one: the decoder of latents holds half a thousand times what it is given.
-    alone = x.split(1) if isinstance(model.codec, AutoencoderKL) else [x]
+    alone = [row[None] for row in x] if isinstance(model.codec, AutoencoderKL) else [x]
     pictures = torch.cat([model.codec.decode(part).float().cpu() for part in alone])
     for image, picture in zip(images, pictures, strict=True):
         if not bool(picture.isfinite().all()):

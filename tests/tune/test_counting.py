@@ -238,3 +238,14 @@ def test_the_count_holds_all_that_is_trained(
     assert count.kept == 2 * network + text
     light = lighter(count, job, CPU)
     assert light.moments == count.moments and 0 < light.picture < count.picture
+
+
+def test_a_person_may_ask_for_the_optimizer_and_for_what_is_frozen(
+    words_base: pathlib.Path, captioned: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    base = zoo.load_model(words_base)
+    asked = Asked(optimizer="adamw8bit", frozen="bf16")
+    made = recipe_for(base, str(words_base), captioned, "lora", tmp_path / "run", asked)
+    assert (made.train.optimizer, made.tune.frozen) == ("adamw8bit", "bf16")  # type: ignore[union-attr]
+    usual = recipe_for(base, str(words_base), captioned, "lora", tmp_path / "run")
+    assert (usual.train.optimizer, usual.tune.frozen) == ("adamw", "float32")  # type: ignore[union-attr]
