@@ -97,8 +97,9 @@ def _plan(recipe: Recipe, device: str, as_json: bool) -> None:
     import torch
 
     from guided import text
-    from guided.train import setup, workplace
+    from guided.train import optimizer, setup, workplace
 
+    optimizer.require(recipe.train)
     started = workplace.begun(pathlib.Path(recipe.out), recipe) is not None
     source, _ = setup.open_source(recipe)
     split = setup.part(recipe, source.records)

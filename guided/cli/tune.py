@@ -57,6 +57,14 @@ Size = Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT of its pi
 Checkpointing = Annotated[
     bool, typer.Option("--checkpointing", help="Less memory for a third more time.", rich_help_panel="Machine")
 ]
+Optimizer = Annotated[
+    str | None,
+    typer.Option("--optimizer", help="adamw, adamw8bit (of bitsandbytes) or muon.", rich_help_panel="Machine"),
+]
+Frozen = Annotated[
+    str | None,
+    typer.Option("--frozen", help="What weights that stay lie in: float32, bf16.", rich_help_panel="Machine"),
+]
 Precision = Annotated[str | None, typer.Option("--dtype", help="float32, bf16 or fp16.", rich_help_panel="Machine")]
 
 
@@ -87,6 +95,8 @@ def tune(
     size: Size = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, how long it takes.")] = False,
     checkpointing: Checkpointing = False,
+    optimizer: Optimizer = None,
+    frozen: Frozen = None,
     device: Device = "auto",
     dtype: Precision = None,
     as_json: Json = False,
@@ -115,7 +125,7 @@ def asked(given: Mapping[str, Any]) -> Asked:
     from guided.tune import Asked
 
     same = ["images", "rank", "targets", "text_rank", "lr", "replay", "budget", "word", "vectors", "classes", "encoder"]
-    same += ["seed", "checkpointing", "aspects"]
+    same += ["seed", "checkpointing", "aspects", "optimizer", "frozen"]
     prompts, tasks, dtype = given["prompts"], given["task"], given["dtype"]
     return Asked(
         **{name: given[name] for name in same},

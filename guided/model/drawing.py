@@ -15,6 +15,7 @@ from guided import path as paths
 from guided import solvers
 from guided.cond import Cond
 from guided.denoiser import Around, Denoise, middle_of
+from guided.model.autoencoder import AutoencoderKL
 from guided.model.conditioning import trimmed, understood
 from guided.model.request import Plan, Wanted, guide_rows
 from guided.model.result import Result
@@ -105,7 +106,9 @@ def _moves(model: Model, plan: Plan, rows: slice, cond: Cond) -> Iterator[Tensor
 
 @torch.no_grad()
 def _finished(model: Model, images: tuple[Wanted, ...], x: Tensor) -> Tensor:
-    pictures = model.codec.decode(x).float().cpu()
+    # One by one: the decoder of latents holds half a thousand times what it is given.
+    alone = [row[None] for row in x] if isinstance(model.codec, AutoencoderKL) else [x]
+    pictures = torch.cat([model.codec.decode(part).float().cpu() for part in alone])
     for image, picture in zip(images, pictures, strict=True):
         if not bool(picture.isfinite().all()):
             hint = "; try --dtype float32" if model.denoiser.autocast else ""

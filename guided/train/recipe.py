@@ -185,7 +185,7 @@ class TrainSection(Section):
     images: Count = 100_000
     batch_size: Count = 64  # images an update, over all processes and parts
     accumulate: Count = 1  # parts a batch is cut into
-    optimizer: Annotated[str, one_of("adamw", "muon")] = "adamw"  # muon: see `guided.train.muon`
+    optimizer: Annotated[str, one_of("adamw", "adamw8bit", "muon")] = "adamw"  # see `guided.train.eightbit`, `.muon`
     lr: Positive = 7e-4
     warmup: Amount = 10_000
     decay: Share = 0.4
@@ -211,7 +211,14 @@ class TrainSection(Section):
             raise ValueError(
                 f"expected a batch_size that accumulate divides, got {self.batch_size} and {self.accumulate}"
             )
+        if self.optimizer == "adamw8bit" and self.precision == "float64":
+            raise ValueError("expected optimizer adamw for precision float64: adamw8bit computes in float32")
         return self
+
+    @property
+    def at_once(self) -> int:
+        """How many pictures are computed at once, on one process."""
+        return self.batch_size // self.accumulate
 
 
 METHODS = ("lora", "dora", "full", "dreambooth", "textual-inversion")

@@ -16,7 +16,7 @@ from typing import Any
 from guided.model import Model, NoisyClassifier, opened
 from guided.train import keeping, loss, processes, setup, workplace
 from guided.train.batch import Parts, loader
-from guided.train.optimizer import learning_rate
+from guided.train.optimizer import learning_rate, require
 from guided.train.processes import Team
 from guided.train.recipe import Recipe, load_recipe
 from guided.train.setup import Job
@@ -82,6 +82,7 @@ def _run(recipe: Recipe, device: str) -> Iterator[Step]:
         if done is not None:
             yield _finished(folder, done, opened(folder / "model") if recipe.tune is None else _tuned(folder / "model"))
             return
+        require(recipe.train)
         job = team.main_first(lambda: setup.prepare(recipe, team.device, facts))
         if team.main:
             workplace.remember(folder, recipe, job.facts)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,16 @@ def averaged(job: Job, ema: PowerEMA) -> Denoiser | NoisyClassifier:
     return classifier.eval()
 
 
+def in_parts(denoiser: Any, size: int) -> Any:
+    """The denoiser of so many pictures at a time: to look takes no more memory than an update does."""
+
+    def parted(x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        rows = [slice(start, start + size) for start in range(0, len(x), size)]
+        return torch.cat([denoiser(x[some], sigma[some], cond.index(some)) for some in rows])
+
+    return parted
+
+
 class HeldOut:
     """Fixed pictures of the held-out part, at fixed noise levels with fixed noise: what changes is the network."""
 
@@ -75,6 +86,8 @@ class HeldOut:
         seeds = [self.job.recipe.seed + row + (at % draws << 20) for at, row in enumerate(rows)]
         noise = Noise(seeds, "held")(0, x0.shape[1:]).to(weights)
         out: dict[str, float] = {}
+        if isinstance(denoiser, Denoiser):
+            denoiser = in_parts(denoiser, self.job.recipe.train.at_once)
         for sigma in self.sigmas:
             levels = torch.full((len(x0),), sigma, dtype=torch.float64, device=weights.device)
             out[f"{sigma:.4g}"] = float(objective(denoiser, x0, noise, levels, cond).mean())

@@ -14,6 +14,7 @@ from guided.cond import Cond
 from guided.denoiser import Denoiser
 from guided.noise import Noise
 from guided.train.loss import Objective
+from guided.train.watch import in_parts
 
 STRONGEST = 4.0
 """The most that a replayed picture counts; see `pull`."""
@@ -33,7 +34,8 @@ class Forgotten:
 class Watched:
     """Pictures x0 (B, C, H, W) that the base drew, which no update sees, at fixed noise levels with fixed noise.
 
-    rows: which records they are. base_cond: their condition as the base takes it, where that is another.
+    rows: which records they are. base_cond: their condition as the base takes it, where that is another. at_once: how
+    many are looked at together.
     """
 
     x0: Tensor
@@ -42,6 +44,7 @@ class Watched:
     seeds: Sequence[int]
     rows: Sequence[int] = ()
     base_cond: Cond | None = None
+    at_once: int = 64
     _known: list[tuple[Tensor, float]] = field(default_factory=list)
 
     @torch.no_grad()
@@ -80,7 +83,7 @@ class Watched:
         noise = Noise(self.seeds, "tune/watched")(0, x0.shape[1:]).to(x0)
         for sigma in self.sigmas:
             level = torch.full((len(x0),), sigma, dtype=torch.float64, device=like.device)
-            said = denoiser(x0 + sigma * noise, level, cond)
+            said = in_parts(denoiser, self.at_once)(x0 + sigma * noise, level, cond)
 
             def heard(said: Tensor, *target: Tensor, level: Tensor = level) -> float:
                 return float(objective(lambda *_: said, x0, noise, level, cond, *target).double().mean())

@@ -53,6 +53,8 @@ class Asked:
     seed: int = 0
     precision: str | None = None
     checkpointing: bool | None = None
+    optimizer: str | None = None
+    frozen: str | None = None
     aspects: bool = False
 
 
@@ -114,6 +116,7 @@ def _tune(base: Model, name: str, method: str, source: Source, asked: Asked) -> 
         "word": asked.word,
         "vectors": asked.vectors,
         "encoder": asked.encoder,
+        "frozen": asked.frozen,
     }
     values: dict[str, Any] = {"base": name, "method": method, "classes": asked.classes}
     if method == "full" or (method == "dreambooth" and _parameters(base) <= LARGE):
@@ -146,6 +149,7 @@ def _train(base: Model, tune: Mapping[str, Any], pictures: int, asked: Asked) ->
         "decay": 0.4,
         "precision": asked.precision or learnt.get("precision") or "bf16",
         "checkpointing": bool(asked.checkpointing),
+        "optimizer": asked.optimizer or "adamw",
         "ema": [0.1],
         "early": 0.0,
         "drop": 0.1,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -15,8 +15,6 @@ from guided.data import BadPicture, Pictures
 from guided.data.aspects import ManySizes
 from guided.model.autoencoder import AutoencoderKL
 from guided.train.batch import values
-
-TOGETHER = 4
 
 
 class Latents:
@@ -49,15 +47,6 @@ class Latents:
         """See `Pictures.replacement`."""
         return self.pictures.replacement(i, among)
 
-    def _alike(self, rows: Sequence[int]) -> Iterator[list[int]]:
-        """The rows in groups of one size each."""
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for row in rows:
-            groups.setdefault(tuple(self.pictures[row].shape), []).append(row)
-        for group in groups.values():
-            for start in range(0, len(group), TOGETHER):
-                yield group[start : start + TOGETHER]
-
     def _key(self, i: int, digest: str) -> str | None:
         try:
             picture = self.pictures[i]
@@ -75,12 +64,11 @@ class Latents:
             else:
                 absent.append(i)
         folder.mkdir(parents=True, exist_ok=True)
-        for some in self._alike(absent):
-            encoded = codec.encode(values(torch.stack([self.pictures[i] for i in some]), torch.float32)).float().cpu()
-            for i, latents in zip(some, encoded, strict=True):
-                self._kept[i] = latents.clone()
-                with _files.writing(folder / f"{self._keys[i]}.safetensors") as aside:
-                    _safetensors.save({"latents": latents}, aside)
+        for i in absent:  # one by one: a picture of 1024 pixels a side takes gigabytes
+            latents = codec.encode(values(self.pictures[i][None], torch.float32)).float().cpu()[0]
+            self._kept[i] = latents
+            with _files.writing(folder / f"{self._keys[i]}.safetensors") as aside:
+                _safetensors.save({"latents": latents}, aside)
 
 
 def _of_codec(codec: AutoencoderKL) -> str:

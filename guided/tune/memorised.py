@@ -104,7 +104,7 @@ def drawn(model: Model, job: Job, rows: Sequence[int]) -> tuple[Any, list[str]]:
     texts = [record.caption or "" for record in records] if "text" in model.encoders else None
     labels = [record.label or 0 for record in records] if texts is None and model.classes else None
     n = len(chosen) if texts is None and labels is None else 1
-    result = model.generate(texts, n, labels=labels, seed=SEED, batch=SHOWN)
+    result = model.generate(texts, n, labels=labels, seed=SEED, batch=min(SHOWN, job.recipe.train.at_once))
     return result, texts or [model.classes[label] for label in labels or ()] or [""] * n
 
 

@@ -51,9 +51,13 @@ def prepare_tuning(
     own = heading.told(recipe, base, setup.open_source(as_found(recipe))[0])
     setup.unchanged(recipe, own.records, facts)
     split = parted(own.records)
+    known_as = {"base": base.name, "base_sha256": base.hash}
+    if training.freezes(tune):
+        training.laid_down(base.denoiser.network, tune)
     base.to(device)
     base.denoiser.autocast = setup.AUTOCAST.get(recipe.train.precision)
     replayed = _replayed(base, recipe, own, stand_in) if tune.replay else None
+    rest(base, device, reads=training.reads(tune), encodes=True)
     source: Source = own if replayed is None else replay.Joined(own, replayed)
     known = None if facts is None else facts["text"]
     tokens = setup.read_texts(recipe, source, device, known) if recipe.data.condition == "text" else None
@@ -76,11 +80,11 @@ def prepare_tuning(
     looks = recipe.data.flip, recipe.data.crop
     samples = Samples(shown, order, split.train, conditions, law, recipe.seed, drop, *looks, translation)
     denoiser = model.denoiser.to(device)
-    rest(model, device, trained.reader is not None)
+    rest(model, device, reads=training.reads(tune))
     tuning = Tuned(
         recipe=recipe,
         model_in_training=model,
-        facts={"base": base.name, "base_sha256": base.hash},
+        facts=known_as,
         first=first,
         quiet=trained.quiet or (apart(base.denoiser) if replayed is not None else nowhere),
         watched=_watched(recipe, pictures, watched, (conditions, of_base), law),
@@ -94,11 +98,14 @@ def prepare_tuning(
     return Job(recipe, *made, translation, None, tuning)  # type: ignore[arg-type]
 
 
-def rest(model: Model, device: torch.device, reads: bool) -> None:
-    """On a GPU, leave its memory to what is trained: the autoencoder and encoders that are done wait on the CPU."""
-    if device.type != "cuda":
+def rest(model: Model, device: torch.device, reads: bool, encodes: bool = False) -> None:
+    """On a GPU, leave its memory to what is at work: the autoencoder and encoders that are done wait on the CPU.
+
+    reads: whether texts are read all along. encodes: whether there are pictures that the autoencoder is yet to encode.
+    """
+    if device.type == "cpu":
         return
-    if isinstance(model.codec, AutoencoderKL):
+    if isinstance(model.codec, AutoencoderKL) and not encodes:
         model.codec.to("cpu")
     if not reads:
         lazy = {name: e for name, e in model.encoders.items() if isinstance(e, LazyEncoder)}
@@ -201,4 +208,5 @@ def _watched(
     x0 = values(torch.stack([pictures[row] for row in rows]), torch.float32)
     own, of_base = conditions
     base_cond = None if of_base is None else of_base(rows)
-    return Watched(x0, own(rows), law.quantile(u).tolist(), [recipe.seed + row for row in rows], rows, base_cond)
+    seeds = [recipe.seed + row for row in rows]
+    return Watched(x0, own(rows), law.quantile(u).tolist(), seeds, rows, base_cond, recipe.train.at_once)

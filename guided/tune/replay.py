@@ -134,7 +134,8 @@ def drawn(base: Model, recipe: Recipe, folder: Path) -> Source:
         with _files.folder(folder) as aside:
             rows = []
             for start in range(0, len(asked), TOGETHER):
-                rows += list(_some(base, asked[start : start + TOGETHER], STREAM + recipe.seed + start, aside, start))
+                some, at_once = asked[start : start + TOGETHER], min(TOGETHER, recipe.train.at_once)
+                rows += list(_some(base, some, STREAM + recipe.seed + start, aside, start, at_once))
             (aside / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = data.open(folder)
     if len(source.records) != len(asked):
@@ -147,13 +148,13 @@ def drawn(base: Model, recipe: Recipe, folder: Path) -> Source:
 
 
 def _some(
-    base: Model, asked: Sequence[tuple[str | None, int | None]], seed: int, folder: Path, first: int
+    base: Model, asked: Sequence[tuple[str | None, int | None]], seed: int, folder: Path, first: int, at_once: int
 ) -> Iterator[dict[str, Any]]:
     texts = [prompt for prompt, _ in asked if prompt is not None]
     labels = [label for _, label in asked if label is not None]
     n = len(asked) if not texts and not labels else 1
     steps = min(STEPS, (base.card.get("defaults") or {}).get("steps", STEPS))
-    result = base.generate(texts or None, n, labels=labels or None, steps=steps, seed=seed, batch=TOGETHER)
+    result = base.generate(texts or None, n, labels=labels or None, steps=steps, seed=seed, batch=at_once)
     for i in range(len(result)):
         suffix, content = result.encoded(i)
         name = f"{first + i:05d}{suffix}"

@@ -13,7 +13,7 @@ from torch import nn
 from guided.cond import Cond
 from guided.denoiser import Denoiser
 from guided.model import Model
-from guided.train.recipe import Recipe
+from guided.train.recipe import Recipe, Tune
 from guided.tune.tuned import Quiet
 
 
@@ -30,18 +30,33 @@ class Chosen:
     reader: Reader | None = None
 
 
+def freezes(tune: Tune) -> bool:
+    """Whether a method leaves the network's own weights as they are."""
+    return tune.method != "full" and not (tune.method == "dreambooth" and not tune.rank)
+
+
+def reads(tune: Tune) -> bool:
+    """Whether texts are read anew in every update, by an encoder that is trained."""
+    return tune.method == "textual-inversion" or (freezes(tune) and tune.text_rank > 0)
+
+
+def laid_down(network: nn.Module, tune: Tune) -> None:
+    """Freeze a network, in the dtype in which what is frozen lies."""
+    network.requires_grad_(False)
+    network.to(torch.bfloat16 if tune.frozen == "bf16" else torch.float32)
+
+
 def chosen(model: Model, recipe: Recipe, changed: bool) -> Chosen:
     """Freeze what the recipe's method leaves alone, and add what it adds. Raises ValueError for what cannot be."""
     tune = recipe.tune
     assert tune is not None
     network = model.denoiser.network
-    if tune.method == "full" or (tune.method == "dreambooth" and not tune.rank):
+    if not freezes(tune):
         network.requires_grad_(True)
         return Chosen(adapter=False)
     if changed:
         raise ValueError(f"tune.method: another head is trained with the rest: full, or dreambooth, got {tune.method}")
-    network.requires_grad_(False)
-    network.to(torch.bfloat16 if tune.frozen == "bf16" else torch.float32)
+    laid_down(network, tune)
     from guided.tune import adapters
 
     encoder = model.encoders.get("text")

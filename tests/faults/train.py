@@ -7,6 +7,34 @@ from tests.faults.fault import Fault
 T = "tests/train"
 TRAIN = [
     Fault(
+        "8 bits: a resumed run counts its updates anew",
+        "guided/train/eightbit.py",
+        'state["step"] = updates',
+        'state["step"] = 0',
+        f"{T}/test_eightbit.py::test_state_goes_on_as_if_never_saved_through_a_file",
+    ),
+    Fault(
+        "8 bits: the scales of the blocks are not saved",
+        "guided/train/eightbit.py",
+        'MOMENTS = ("state1", "state2", "absmax1", "absmax2")',
+        'MOMENTS = ("state1", "state2")',
+        f"{T}/test_eightbit.py::test_state_goes_on_as_if_never_saved_through_a_file",
+    ),
+    Fault(
+        "8 bits: small weights are counted in 8 bits too",
+        "guided/train/eightbit.py",
+        "return 2 * 4 * count if count < SMALL else",
+        "return",
+        f"{T}/test_eightbit.py::test_its_size_is_a_quarter_of_adamws_and_a_block_each_64_bits_more",
+    ),
+    Fault(
+        "8 bits: work is begun before the library is asked for",
+        "guided/train/run.py",
+        "        require(recipe.train)\n",
+        "",
+        f"{T}/test_eightbit.py::test_without_it_a_run_says_what_to_install_before_any_work",
+    ),
+    Fault(
         "EMA off by one",
         "guided/train/ema.py",
         "1.0 - 1.0 / update",
