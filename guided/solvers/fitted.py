@@ -49,10 +49,11 @@ class Fitted:
         level: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         here, there = float(sigma), float(next_sigma)
-        if here not in self.levels[:-1] or self.levels[self.levels.index(here) + 1] != there or float(level) != there:
+        at = self.levels.index(here) if here in self.levels[:-1] else None
+        if at is None or self.levels[at + 1] != there or float(level) != there:
             raise ValueError(f"this solver is fitted to {list(self.levels)}: it takes no step from {here} to {there}")
         D, before = denoise(x, sigma, cond), memory or ()
-        out, weights = towards(D, x, here, there), self.weights[self.levels.index(here)]
+        out, weights = towards(D, x, here, there), self.weights[at]
         if len(weights) <= len(before):
             for weight, past in zip(weights, before, strict=False):
                 out = out.add(past - D, alpha=weight)
