@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -94,10 +94,8 @@ def evaluate(
     """
     from guided import evaluate as judging
 
-    names = judging.places(out or f"{pathlib.PurePath(subject).name or 'model'}-eval.json")
-    for option, file in (("--sheet", sheet), ("--memory", memory), ("--strengths", strengths)):
-        if file is not None and file.resolve() in [name.resolve() for name in names]:
-            raise ValueError(f"{option}: {file} is where the report goes; choose another name, or another --out")
+    pictures = {"--sheet": sheet, "--memory": memory, "--strengths": strengths}
+    names = _places(out or pathlib.Path(f"{pathlib.PurePath(subject).name or 'model'}-eval.json"), pictures)
     if strengths is not None:
         more: dict[str, object] = {"--sheet": sheet, "--memory": memory, "--cas": cas, "--clip": clip, "--lpips": lpips}
         more |= {"--features": features, "--classifier": classifier, "--likelihood": likelihood, "--size": size}
@@ -125,8 +123,19 @@ def evaluate(
     else:
         report.show()
     sys.stdout.flush()
-    drawn = " and ".join(str(path) for path in (sheet, memory, strengths) if path)
+    drawn = " and ".join(str(path) for path in pictures.values() if path)
     common.say(f"written to {names[0]} and {names[1]}" + (f"; pictures in {drawn}" if drawn else ""))
+
+
+def _places(out: pathlib.Path, pictures: Mapping[str, pathlib.Path | None]) -> Sequence[pathlib.Path]:
+    """Where the report goes; ValueError where a picture would go there too."""
+    from guided import evaluate as judging
+
+    names = judging.places(out)
+    for option, file in pictures.items():
+        if file is not None and file.resolve() in [name.resolve() for name in names]:
+            raise ValueError(f"{option}: {file} is where the report goes; choose another name, or another --out")
+    return names
 
 
 def _check_strengths(subject: str, file: pathlib.Path, more: Mapping[str, object]) -> None:
