@@ -56,7 +56,9 @@ Memory = Annotated[
 ]
 Strengths = Annotated[
     pathlib.Path | None,
-    typer.Option("--strengths", metavar="FILE.png", help="Judge edits instead: a plot of 20 strengths, and its table."),
+    typer.Option(
+        "--strengths", metavar="FILE.png", help="Judge edits instead: how far 20 strengths go, how near to real."
+    ),
 ]
 
 
@@ -89,8 +91,7 @@ def evaluate(
 ) -> None:
     """Measure what follows from the two: nearest captions, class accuracy, FD, KID, precision, recall.
 
-    Prints one table, and writes one JSON and one picture of it. --strengths: how far edits go from their source, how
-    near to real pictures.
+    Prints one table, and writes one JSON and one picture of it.
     """
     from guided import evaluate as judging
 
@@ -118,13 +119,17 @@ def evaluate(
         else:
             report = _curve(cast("Model", judged), against, options, watch, strengths)
     report.save(names[0])
+    _show(report, as_json)
+    drawn = " and ".join(str(path) for path in pictures.values() if path)
+    common.say(f"written to {names[0]} and {names[1]}" + (f"; pictures in {drawn}" if drawn else ""))
+
+
+def _show(report: Report, as_json: bool) -> None:
     if as_json:
         common.show_json(report.json())
     else:
         report.show()
     sys.stdout.flush()
-    drawn = " and ".join(str(path) for path in pictures.values() if path)
-    common.say(f"written to {names[0]} and {names[1]}" + (f"; pictures in {drawn}" if drawn else ""))
 
 
 def _places(out: pathlib.Path, pictures: Mapping[str, pathlib.Path | None]) -> Sequence[pathlib.Path]:

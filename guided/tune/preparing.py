@@ -52,12 +52,7 @@ def prepare_tuning(
     setup.unchanged(recipe, own.records, facts)
     split = parted(own.records)
     known_as = {"base": base.name, "base_sha256": base.hash}
-    if training.freezes(tune):
-        training.laid_down(base.denoiser.network, tune)
-    base.to(device)
-    base.denoiser.autocast = setup.AUTOCAST.get(recipe.train.precision)
-    replayed = _replayed(base, recipe, own, stand_in) if tune.replay else None
-    rest(base, device, reads=training.reads(tune), encodes=True)
+    replayed = _ready(base, recipe, own, device, stand_in)
     source: Source = own if replayed is None else replay.Joined(own, replayed)
     known = None if facts is None else facts["text"]
     tokens = setup.read_texts(recipe, source, device, known) if recipe.data.condition == "text" else None
@@ -96,6 +91,19 @@ def prepare_tuning(
     config = model.denoiser.network.config
     made = source, pictures, split, conditions, samples, law, denoiser, config, setup.fingerprint(own.records)
     return Job(recipe, *made, translation, None, tuning)  # type: ignore[arg-type]
+
+
+def _ready(base: Model, recipe: Recipe, own: Source, device: torch.device, stand_in: bool) -> Source | None:
+    """Put the base on the device as it is trained; draw with it what is replayed, if anything is."""
+    tune = recipe.tune
+    assert tune is not None
+    if training.freezes(tune):
+        training.laid_down(base.denoiser.network, tune)
+    base.to(device)
+    base.denoiser.autocast = setup.AUTOCAST.get(recipe.train.precision)
+    replayed = _replayed(base, recipe, own, stand_in) if tune.replay else None
+    rest(base, device, reads=training.reads(tune), encodes=True)
+    return replayed
 
 
 def rest(model: Model, device: torch.device, reads: bool, encodes: bool = False) -> None:
