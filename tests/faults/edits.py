@@ -16,8 +16,8 @@ EDITS = [
     Fault(
         "edits: beside the photo's way the edit so far is not asked about",
         "guided/tasks/inversion.py",
-        "asked = self.asked(x + E, sigma, cond)",
-        "asked = self.asked(x, sigma, cond)",
+        "self.asked.evaluate(x + E, sigma, cond, next_sigma, state)",
+        "self.asked.evaluate(x, sigma, cond, next_sigma, state)",
         f"{T}/test_methods.py::test_guidance_leaves_an_exact_inversion_exact",
     ),
     Fault(
