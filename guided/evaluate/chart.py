@@ -21,7 +21,7 @@ _REAL, _OTHERS = ("#3a7d44", "#a67c00"), ("#c8553d", "#8a4fa3")
 """Of what stands beside: what real pictures reach, and anything else."""
 _SHOWN = (
     *("real pictures", "preprocessing of both", "pictures", "captions", "reference", "features", "nearest picture in"),
-    *("perceptual distance", "LPIPS", "CLIPScore"),
+    *("perceptual distance", "LPIPS", "CLIPScore", "sources", "FD"),
 )
 """The settings that say which pictures were held against each other, and how they were prepared."""
 _HEADS = ("what was compared, and how it was prepared", "how it was drawn and measured")
