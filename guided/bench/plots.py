@@ -77,9 +77,11 @@ def plot(file: pathlib.Path, title: str, x: str, y: str, curves: Mapping[str, Po
         draw.line(pixels, colour, 2)
         for a, b in pixels:
             draw.ellipse([a - 3, b - 3, a + 3, b + 3], colour)
-        row = (_HEIGHT // 2 - 6 if shares else _TOP + 6) + 17 * list(curves).index(name)
-        draw.line([(_LEFT + 10, row + 6), (_LEFT + 34, row + 6)], colour, 2)
-        draw.text((_LEFT + 40, row), name, "black", font)
+        # Where shares cross, one falling and one rising, the middle of the right half is free.
+        left, top = (_WIDTH // 2, _HEIGHT // 2) if shares else (_LEFT, _TOP)
+        row = top + 6 + 17 * list(curves).index(name)
+        draw.line([(left + 10, row + 6), (left + 34, row + 6)], colour, 2)
+        draw.text((left + 40, row), name, "black", font)
     draw.text((_WIDTH / 2, 10), title, "black", ImageFont.load_default(15), anchor="mt")
     draw.text(((_LEFT + right) / 2, _HEIGHT - 22), x, "black", font, anchor="mt")
     draw.text((10, 14), y, "black", font)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guided import _files, _safetensors
-from guided.evaluate.towers import Towers
+from guided.evaluate.towers import Towers, tensors_of
 
 SIDE, CLASSES = 299, 1008
 Kernel = int | tuple[int, int]
@@ -190,18 +190,6 @@ def open_inception(file: str, device: torch.device | str = "cpu", *, pickle: boo
     network = network.eval().requires_grad_(False).to(place)
     title = f"pooled features of {name} (weights {_files.checksum((path,))[:12]})"
     return Towers(title, AsTensorFlow(), network, None, None, place)
-
-
-def tensors_of(path: Path, pickle: bool) -> dict[str, Tensor]:
-    """The tensors of a weights file; raises ValueError for a pickle that was not asked for, or that is refused."""
-    from guided.zoo import weights
-
-    if weights.is_pickle(path) and not pickle:
-        raise ValueError(
-            f"{path}: a pickle, which can run code when it is read; pickle=True (--pickle) reads it in a process of "
-            "its own that builds tensors alone"
-        )
-    return weights.read(path, pickle=pickle)
 
 
 def _counter(name: str) -> bool:

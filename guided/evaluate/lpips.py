@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from guided import _files, _safetensors
 from guided.evaluate.features import batches, unit
-from guided.evaluate.inception import tensors_of
+from guided.evaluate.towers import tensors_of
 
 _BATCH = 16
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -220,3 +221,15 @@ def _pooled(found: Any, unpooled: bool) -> Tensor:
 
 def _title(found: Found, part: str) -> str:
     return f"{part} of {found.name} ({found.library}, weights {found.checksum()[:12]})"
+
+
+def tensors_of(path: Path, pickle: bool) -> dict[str, Tensor]:
+    """The tensors of a weights file; raises ValueError for a pickle that was not asked for, or that is refused."""
+    from guided.zoo import weights
+
+    if weights.is_pickle(path) and not pickle:
+        raise ValueError(
+            f"{path}: a pickle, which can run code when it is read; pickle=True (--pickle) reads it in a process of "
+            "its own that builds tensors alone"
+        )
+    return weights.read(path, pickle=pickle)

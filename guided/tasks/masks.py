@@ -59,10 +59,9 @@ def parse(text: str) -> Mask:
 
 def _flat(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """(1, 1, H, W), (1, H, W) and (H, W, 1) as (H, W), where H or W may be 1."""
-    outer = values.shape[2:] == (1,) and values.shape[:2] == size
-    return (
-        values[..., 0] if outer else values.reshape(values.shape[-2:]) if values.size == size[0] * size[1] else values
-    )
+    if values.shape == (*size, 1):
+        return values[..., 0]
+    return values.reshape(values.shape[-2:]) if values.size == size[0] * size[1] else values
 
 
 def _scaled(values: NDArray[Any]) -> NDArray[np.float32]:

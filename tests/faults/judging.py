@@ -142,7 +142,7 @@ JUDGING = [
     ),
     Fault(
         "a published pickle is read unasked",
-        "guided/evaluate/inception.py",
+        "guided/evaluate/towers.py",
         "    if weights.is_pickle(path) and not pickle:",
         "    pickle = True\n    if weights.is_pickle(path) and not pickle:",
         f"{E}/test_spaces.py::test_the_published_pickle_is_read_on_request_alone",
