@@ -18,9 +18,9 @@ def command(record: Mapping[str, Any]) -> str | None:
         return None
     if "guide" in record and "w" not in record and "expression" not in record:
         return None
-    from guided.solvers import NAMES
+    from guided.solvers import NAMES, Fitted
 
-    if record.get("solver") not in NAMES:
+    if record.get("solver") not in (*NAMES, Fitted.name):
         return None
     adapters = _adapters(record)
     if adapters is None:

@@ -61,7 +61,7 @@ def calibrate(
         out = None  # from here on that copy is what grows
         if not as_json:
             print(
-                f"{n:>4} steps  {found.solver:10} error {found.error:.4f}  default {found.default:.4f}  "
+                f"{n:>4} steps  {found.name:10} error {found.error:.4f}  default {found.default:.4f}  "
                 f"Karras {found.karras:.4f}",
                 flush=True,
             )

@@ -127,8 +127,19 @@ def _calibrated(values: Any) -> None:
         falls = len(levels) > 1 and all(high > low for high, low in pairwise(levels)) and levels[-1] == 0
         if not falls or steps != str(len(levels) - 1):
             raise ValueError(f"{name}.levels: expected one more than the steps, falling to 0, got {levels!r:.80}")
-        if found.get("solver") not in solvers.NAMES or not _number(found.get("w")):
+        if found.get("solver") not in (*solvers.NAMES, solvers.Fitted.name) or not _number(found.get("w")):
             raise ValueError(f"{name}: expected the name of a solver and a weight w, got {found!r:.80}")
+        if found["solver"] == solvers.Fitted.name:
+            rows = found.get("weights")
+            lists = isinstance(rows, list) and all(isinstance(row, list) and all(map(_number, row)) for row in rows)
+            if not lists:
+                raise ValueError(f"{name}.weights: expected a list of numbers for each step, got {rows!r:.80}")
+            fitted(found)
+
+
+def fitted(found: Mapping[str, Any]) -> solvers.Fitted:
+    """The solver of a calibrated path that has one of its own; ValueError where its weights are not those of a path."""
+    return solvers.Fitted(tuple(map(float, found["levels"])), tuple(tuple(map(float, row)) for row in found["weights"]))
 
 
 def _mapping(name: str, value: Any) -> Mapping[str, Any]:

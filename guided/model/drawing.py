@@ -138,7 +138,7 @@ def record(model: Model, plan: Plan, image: Wanted, batch: int) -> dict[str, Any
         "w": plan.w,
         "guide": None if plan.guide is None else repr(plan.guide),
         "expression": plan.expression,
-        "solver": solver if isinstance(solver, str) else repr(solver),
+        "solver": solver if isinstance(solver, str) else getattr(solver, "name", repr(solver)),
         "path": plan.path.tolist(),
         "nfe": paths.nfe(plan.path, step) if plan.walk is None else plan.walk.nfe(plan.path, step),
         "device": model.device.type,

@@ -230,7 +230,7 @@ def course_of(model: Model, request: Request, guide: Guide | Term | None) -> tup
 
     The caller's choice goes before what was calibrated for this model, that before the card's default and the rule.
     """
-    if isinstance(request.solver, str):
+    if isinstance(request.solver, str) and request.solver != solvers.Fitted.name:
         solvers.by_name(request.solver)
     if request.path is not None:
         if request.steps is not None:
@@ -248,6 +248,7 @@ def course_of(model: Model, request: Request, guide: Guide | Term | None) -> tup
     own = said is not None and said.jumps
     if found is not None and (own or request.solver in (None, found["solver"])):
         levels, solver = torch.tensor(found["levels"], dtype=torch.float64), request.solver or found["solver"]
+        solver = cards.fitted(found) if solver == solvers.Fitted.name else solver
         return levels if said is None else said.woven(levels), count, solver
     levels = paths.default(count, model.denoiser.lo, model.denoiser.hi, contrast_of(guide))
     levels = levels if said is None else said.woven(levels)
@@ -257,6 +258,8 @@ def course_of(model: Model, request: Request, guide: Guide | Term | None) -> tup
 def solver_of(model: Model, solver: Solver | str | None, path: Tensor) -> Solver | str:
     """The caller's solver, the card's, or the one of the path; raises ValueError for an unknown name on the card."""
     chosen = solver or model.card.get("defaults", {}).get("solver") or solvers.default_name(path)
+    if chosen == solvers.Fitted.name:
+        raise ValueError(f"solver: {chosen!r} goes with a calibrated path; {model.name} has none at these steps and w")
     if isinstance(chosen, str):
         solvers.by_name(chosen)
     return chosen

@@ -8,6 +8,7 @@ method wants to see again, None at the start; nothing is kept in the solver.
 from guided.solvers.adams import Adams
 from guided.solvers.base import Memory, Solver
 from guided.solvers.data_form import SA, DataEAB, DataForm, DPMpp, UniPC
+from guided.solvers.fitted import Fitted
 from guided.solvers.names import (
     NAMES,
     by_name,
@@ -35,6 +36,7 @@ __all__ = [
     "DataEAB",
     "DataForm",
     "Euler",
+    "Fitted",
     "Heun",
     "Memory",
     "NoiseEAB",

@@ -2,7 +2,7 @@
 
 Every trial solves the same images and is judged by where it ends, against a long reference solution. First the paths
 that dynamic programming proposes are tried, beside the default one and Karras'; then the best is polished level by
-level.
+level, with a solver whose weights are fitted to each path that is tried, where that comes nearer.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ import torch
 from torch import Tensor
 
 from guided import path as paths
+from guided import reuse
 from guided.cond import Cond
 from guided.denoiser import Denoise
 from guided.sampling import sample
-from guided.tune import schedule
+from guided.solvers import Fitted
+from guided.tune import fitting, schedule
 
 TRIALS = 30
 REFERENCE = 64
 """Steps of the reference solution; four times the steps that are calibrated where that is more."""
 BATCH = 16
 VARIANCES = (0.01, 0.1, 1.0)
-FEWEST = 3 + 2 * len(VARIANCES)
+FEWEST = 4 + 2 * len(VARIANCES)
 """Trials that the plans alone take."""
 FIRST, LAST = 0.3, 0.02
 """By which share of the gap to its neighbour a level is moved, at first and at the end."""
@@ -37,10 +39,10 @@ Watch = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """levels (n + 1,) float64, falling to 0; the solver's name; errors are root mean squares over all numbers."""
+    """levels (n + 1,) float64, falling to 0; the solver, or its name; errors are root mean squares over all numbers."""
 
     levels: Tensor
-    solver: str
+    solver: Fitted | str
     w: float
     error: float
     default: float
@@ -50,13 +52,21 @@ class Found:
 
     def entry(self) -> dict[str, Any]:
         """What a model's card keeps, under "calibrated" and the number of steps."""
-        return {**dataclasses.asdict(self), "levels": self.levels.tolist()}
+        entry = {**dataclasses.asdict(self), "levels": self.levels.tolist(), "solver": self.name}
+        if isinstance(self.solver, Fitted):
+            entry["weights"] = [list(row) for row in self.solver.weights]
+        return entry
+
+    @property
+    def name(self) -> str:
+        """Of the solver."""
+        return self.solver if isinstance(self.solver, str) else self.solver.name
 
 
 @dataclass(frozen=True, eq=False)
 class _Trial:
     levels: Tensor
-    solver: str
+    solver: Fitted | str
     error: float
 
 
@@ -94,10 +104,14 @@ class _Bench:
         self.reference = schedule.joined(schedule.follow(self.denoise, x, levels, cond) for x, cond in self.parts())
         self._tell()
 
-    def solve(self, levels: Tensor, solver: str) -> _Trial:
-        """One trial."""
-        ends = [sample(self.denoise, x, levels, cond, solver=solver).cpu() for x, cond in self.parts()]
-        error = float((torch.cat(ends).double() - self.reference.end).square().mean().sqrt())
+    def solve(self, levels: Tensor, solver: Fitted | str) -> _Trial:
+        """One trial; a fitted solver is fitted anew to the levels."""
+        if isinstance(solver, str) and solver != Fitted.name:
+            ends = torch.cat([sample(self.denoise, x, levels, cond, solver=solver).cpu() for x, cond in self.parts()])
+        else:
+            with torch.no_grad(), reuse.running():
+                solver, ends = fitting.fit(self.denoise, self.parts(), self.reference, levels)
+        error = float((ends.double() - self.reference.end).square().mean().sqrt())
         self.done += 1
         self._tell()
         return _Trial(levels, solver, error if math.isfinite(error) else math.inf)
@@ -134,7 +148,8 @@ def calibrate(
     grid = paths.karras(n, lo, hi)
     karras = [bench.solve(grid, solver) for solver in ("adams", "dpmpp_2m")]
     proposed = [bench.solve(plan, "adams") for plan in _plans(bench)]
-    best = _polished(bench, min([default, *karras, *proposed], key=_error))
+    best = min([default, *karras, *proposed], key=_error)
+    best = _polished(bench, min(best, bench.solve(best.levels, Fitted.name), key=_error))
     return Found(best.levels, best.solver, w, best.error, default.error, min(karras, key=_error).error)
 
 

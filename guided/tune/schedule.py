@@ -34,6 +34,21 @@ class Trajectory:
         """Where it leads, (B, *)."""
         return self.x[-1]
 
+    def at(self, sigma: float) -> Tensor:
+        """x (B, *) float64 at any level, by the cubic in ln sigma of its values and slopes, dx / d ln sigma = x - D."""
+        k = min(int((self.levels >= sigma).sum()), len(self.D)) - 1
+        high, low = float(self.levels[k]), float(self.levels[k + 1])
+        x, slope = self.x[k].double(), self.x[k].double() - self.D[k].double()
+        if sigma == high or sigma == 0:
+            return x if sigma == high else self.end.double()
+        if low == 0:
+            return x + (sigma / high - 1) * slope
+        length = math.log(low / high)
+        u = math.log(sigma / high) / length
+        after, lean = self.x[k + 1].double(), self.x[k + 1].double() - self.D[k + 1].double()
+        bend = u * (1 - u) * ((1 - u) * (length * slope - (after - x)) + u * ((after - x) - length * lean))
+        return x + u * (after - x) + bend
+
 
 def follow(denoise: Denoise, x: Tensor, levels: Tensor, cond: Cond) -> Trajectory:
     """The trajectory of x (B, *) through levels, which fall to 0, by the default solver; kept on the CPU."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -9,8 +12,10 @@ from torch import Tensor
 from guided import path
 from guided.bench.problems import Problem, problem, scaled_linear, spectral
 from guided.cond import Cond
+from guided.model import card as cards
 from guided.sampling import sample
-from guided.tune import calibrate
+from guided.solvers import Fitted
+from guided.tune import calibrate, fitting, schedule
 from guided.tune.calibration import FEWEST, Found
 
 
@@ -23,7 +28,7 @@ def found(n: int, **options: int) -> Found:
     return calibrate(p.denoise, p.x, p.lo, p.hi, n, p.cond, w=p.w, batch=64, **options)
 
 
-def error(p: Problem, levels: Tensor, solver: str) -> float:
+def error(p: Problem, levels: Tensor, solver: Fitted | str) -> float:
     return float(p.squares(sample(p.denoise, p.x, levels, p.cond, solver=solver)).mean().sqrt())
 
 
@@ -89,4 +94,35 @@ def test_the_cards_entry_is_plain() -> None:
     best = found(5, trials=FEWEST)
     entry = best.entry()
     assert entry["levels"] == best.levels.tolist()
-    assert set(entry) == {"levels", "solver", "w", "error", "default", "karras"} and entry["w"] == 3.0
+    assert set(entry) - {"weights"} == {"levels", "solver", "w", "error", "default", "karras"} and entry["w"] == 3.0
+    assert isinstance(best.solver, Fitted) and entry["solver"] == "fitted"
+    assert cards.fitted(json.loads(json.dumps(entry))) == best.solver
+
+
+def test_a_fitted_step_lands_as_near_to_the_reference_as_three_weights_can() -> None:
+    """By numpy's least squares, step by step, on the states that the steps before led to."""
+    p, levels = mixture(1, images=6), torch.tensor([14.0, 6.0, 2.5, 1.0, 0.3, 0.0], dtype=torch.float64)
+    reference = schedule.follow(p.denoise, p.x, path.default(64, p.lo, 14.0, p.w), p.cond)
+    parts = [(p.x[:4], p.cond.index(slice(0, 4))), (p.x[4:], p.cond.index(slice(4, 6)))]
+    solver, ends = fitting.fit(p.denoise, parts, reference, levels)
+    x, seen = p.x, []
+    for i, row in enumerate(solver.weights):
+        here, there = float(levels[i]), float(levels[i + 1])
+        D = p.denoise(x, levels[i], p.cond)
+        plain = D + there / here * (x - D)
+        if seen:
+            away = np.stack([(past - D).double().numpy().ravel() for past in reversed(seen[-3:])], 1)
+            rest = (reference.at(there) - plain.double()).numpy().ravel()
+            best = np.linalg.lstsq(away, rest, rcond=None)[0]
+            np.testing.assert_allclose(away @ np.array(row), away @ best, atol=2e-3 * np.abs(rest).max())
+            plain = plain + torch.from_numpy((away @ np.array(row)).reshape(plain.shape)).to(plain)
+        x = plain
+        seen.append(D)
+    torch.testing.assert_close(ends, x, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(sample(p.denoise, p.x, levels, p.cond, solver=solver), ends, rtol=1e-4, atol=1e-4)
+
+
+def test_fitting_halves_what_a_path_alone_leaves() -> None:
+    p, best = mixture(2, images=256), found(8)
+    by_adams = min(error(p, best.levels, name) for name in ("adams", "dpmpp_2m", "eab3"))
+    assert isinstance(best.solver, Fitted) and error(p, best.levels, best.solver) < 0.6 * by_adams

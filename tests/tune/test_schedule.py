@@ -36,6 +36,23 @@ def test_trajectory_holds_what_the_solver_saw(found: schedule.Trajectory) -> Non
     assert torch.equal(found.end, found.x[9])
 
 
+def test_between_its_levels_a_trajectory_is_known_to_fourth_order() -> None:
+    """On a Gaussian x(sigma) is known: its distance from the mean grows with the std of x."""
+    data = oracle.GaussianMixture(torch.ones(1, 5).double(), torch.tensor([0.5]).double(), torch.ones(1).double())
+    x = 1 + 10 * torch.randn(4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact = lambda sigma: 1 + (x - 1) * ((0.25 + sigma**2) / (0.25 + 100)) ** 0.5  # noqa: E731
+    missed = []
+    for n in (8, 16):
+        levels = path.log_snr(n + 1, 0.1, 10.0)[:-1]
+        states = torch.stack([exact(float(s)) for s in levels])
+        Ds = torch.stack([data.denoiser()(s, sigma, Cond()) for s, sigma in zip(states, levels[:-1], strict=False)])
+        known = schedule.Trajectory(levels, states, Ds)
+        assert torch.equal(known.at(10.0), exact(10.0)) and torch.equal(known.at(float(levels[3])), states[3])
+        between = [float((a * b) ** 0.5) for a, b in itertools.pairwise(levels[:-1].tolist())]
+        missed.append(max(float((known.at(s) - exact(s)).abs().max()) for s in between))
+    assert missed[0] < 0.05 and 3.5 < math.log2(missed[0] / missed[1]) < 4.6
+
+
 def test_errors_are_those_of_the_solvers_steps(found: schedule.Trajectory) -> None:
     """A step of Euler, or of DPM-Solver++ 2M with an exact past, made from the recorded x by the solvers' own code."""
     levels, first, second = found.levels, schedule.errors(found, 1), schedule.errors(found, 2)
