@@ -22,7 +22,7 @@ def calibrate(
         pathlib.Path | None, typer.Option("--prompts", help="Prompts to draw, one a line; the recipe's by default.")
     ] = None,
     images: Annotated[int, typer.Option("--images", help="Images drawn in each trial.")] = 32,
-    trials: Annotated[int, typer.Option("--trials", help="Trials for each number of steps.")] = 30,
+    trials: Annotated[int, typer.Option("--trials", help="Trials for each number of steps.")] = 40,
     batch: Annotated[int, typer.Option("--batch", help="Images drawn at once.")] = 16,
     out: Annotated[
         pathlib.Path | None, typer.Option("--out", help="A new folder for the model; else its card is changed.")

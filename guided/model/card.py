@@ -130,16 +130,23 @@ def _calibrated(values: Any) -> None:
         if found.get("solver") not in (*solvers.NAMES, solvers.Fitted.name) or not _number(found.get("w")):
             raise ValueError(f"{name}: expected the name of a solver and a weight w, got {found!r:.80}")
         if found["solver"] == solvers.Fitted.name:
-            rows = found.get("weights")
-            lists = isinstance(rows, list) and all(isinstance(row, list) and all(map(_number, row)) for row in rows)
-            if not lists:
-                raise ValueError(f"{name}.weights: expected a list of numbers for each step, got {rows!r:.80}")
-            fitted(found)
+            _fitted(name, found)
 
 
 def fitted(found: Mapping[str, Any]) -> solvers.Fitted:
     """The solver of a calibrated path that has one of its own; ValueError where its weights are not those of a path."""
-    return solvers.Fitted(tuple(map(float, found["levels"])), tuple(tuple(map(float, row)) for row in found["weights"]))
+    weights = tuple(tuple(map(float, row)) for row in found["weights"])
+    return solvers.Fitted(tuple(map(float, found["levels"])), weights, tuple(map(float, found["limits"])))
+
+
+def _fitted(name: str, found: Mapping[str, Any]) -> None:
+    """ValueError unless the entry `name` has the weights and limits of a fitted solver."""
+    rows, limits = found.get("weights"), found.get("limits")
+    if not isinstance(rows, list) or not all(isinstance(row, list) and all(map(_number, row)) for row in rows):
+        raise ValueError(f"{name}.weights: expected a list of numbers for each step, got {rows!r:.80}")
+    if not isinstance(limits, list) or not all(map(_number, limits)):
+        raise ValueError(f"{name}.limits: expected a number for each step, got {limits!r:.80}")
+    fitted(found)
 
 
 def _mapping(name: str, value: Any) -> Mapping[str, Any]:

@@ -1,8 +1,8 @@
 """Calibration: the noise levels and the solver that serve one model best at a number of steps.
 
 Every trial solves the same images and is judged by where it ends, against a long reference solution. First the paths
-that dynamic programming proposes are tried, beside the default one and Karras'; then the best is polished level by
-level, with a solver whose weights are fitted to each path that is tried, where that comes nearer.
+that dynamic programming proposes are tried, beside the default one and Karras', by Adams' method and by one whose
+weights are fitted to the path; then the best is polished level by level.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from guided.sampling import sample
 from guided.solvers import Fitted
 from guided.tune import fitting, schedule
 
-TRIALS = 30
+TRIALS = 40
 REFERENCE = 64
 """Steps of the reference solution; four times the steps that are calibrated where that is more."""
 BATCH = 16
 VARIANCES = (0.01, 0.1, 1.0)
-FEWEST = 4 + 2 * len(VARIANCES)
-"""Trials that the plans alone take."""
+FEWEST = 4 + 4 * len(VARIANCES)
+"""Trials that the plans alone take, by either solver."""
 FIRST, LAST = 0.3, 0.02
 """By which share of the gap to its neighbour a level is moved, at first and at the end."""
 Watch = Callable[[int, int], None]
@@ -54,7 +54,7 @@ class Found:
         """What a model's card keeps, under "calibrated" and the number of steps."""
         entry = {**dataclasses.asdict(self), "levels": self.levels.tolist(), "solver": self.name}
         if isinstance(self.solver, Fitted):
-            entry["weights"] = [list(row) for row in self.solver.weights]
+            entry |= {"weights": [list(row) for row in self.solver.weights], "limits": list(self.solver.limits)}
         return entry
 
     @property
@@ -136,7 +136,7 @@ def calibrate(
     """Find n steps from hi to 0 for a (guided) denoiser; x (B, *) = mean + hi n are the images to find them on.
 
     w: the guidance weight, for the default path. trials: of n evaluations an image each, the plans included, at least
-    10. Deterministic. Raises ValueError for fewer trials or steps than that takes.
+    16. Deterministic. Raises ValueError for fewer trials or steps than that takes.
     """
     if trials < FEWEST:
         raise ValueError(f"trials: expected at least {FEWEST}, got {trials}")
@@ -148,8 +148,8 @@ def calibrate(
     grid = paths.karras(n, lo, hi)
     karras = [bench.solve(grid, solver) for solver in ("adams", "dpmpp_2m")]
     proposed = [bench.solve(plan, "adams") for plan in _plans(bench)]
-    best = min([default, *karras, *proposed], key=_error)
-    best = _polished(bench, min(best, bench.solve(best.levels, Fitted.name), key=_error))
+    fitted = [bench.solve(trial.levels, Fitted.name) for trial in (default, *proposed)]
+    best = _polished(bench, min([default, *karras, *proposed, *fitted], key=_error))
     return Found(best.levels, best.solver, w, best.error, default.error, min(karras, key=_error).error)
 
 

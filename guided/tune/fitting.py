@@ -11,7 +11,7 @@ from guided.cond import Cond
 from guided.denoiser import Denoise
 from guided.solvers import Fitted
 from guided.solvers.base import towards
-from guided.solvers.fitted import REMEMBERED
+from guided.solvers.fitted import REMEMBERED, bent, sizes
 from guided.tune.schedule import Trajectory
 
 RIDGE = 1e-6
@@ -26,7 +26,7 @@ def fit(
     parts: x (B, *) and conditions in batches, in the order of the reference. A step starts where those before it led,
     so it also makes good what they missed.
     """
-    states, weights = [x for x, _ in parts], []
+    states, weights, limits = [x for x, _ in parts], [], []
     history: list[list[Tensor]] = [[] for _ in parts]
     numbers, sigmas = levels.tolist(), levels.unbind()
     for here, there, sigma in zip(numbers, numbers[1:], sigmas, strict=False):
@@ -35,12 +35,11 @@ def fit(
         plain = [towards(D, x, here, there) for D, x in zip(Ds, states, strict=True)]
         found = _least_squares(history, Ds, [w.to(p) - p for w, p in zip(wanted, plain, strict=True)])
         weights.append(found)
-        for i, D in enumerate(Ds):
-            for weight, past in zip(found, history[i], strict=True):
-                plain[i] = plain[i].add(past - D, alpha=weight)
-            history[i] = [D, *history[i]][:REMEMBERED]
-        states = plain
-    return Fitted(tuple(numbers), tuple(weights)), torch.cat([x.cpu() for x in states])
+        bends = [bent(D, past, found) for D, past in zip(Ds, history, strict=True)]
+        limits.append(max(float(sizes(bend).max()) for bend in bends) / (here - there))
+        states = [p + bend for p, bend in zip(plain, bends, strict=True)]
+        history = [[D, *past][:REMEMBERED] for D, past in zip(Ds, history, strict=True)]
+    return Fitted(tuple(numbers), tuple(weights), tuple(limits)), torch.cat([x.cpu() for x in states])
 
 
 def _least_squares(

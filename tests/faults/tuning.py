@@ -55,4 +55,25 @@ TUNING = [
         "if found is not None:",
         f"{T}/test_model.py::test_the_callers_choice_and_other_settings_go_before_it",
     ),
+    Fault(
+        "a fitted step is not held",
+        "guided/solvers/fitted.py",
+        "size.clamp(max=most) / size",
+        "size / size",
+        "tests/solvers/test_fitted.py::test_what_the_weights_add_to_an_image_is_held_to_the_limit_of_the_step",
+    ),
+    Fault(
+        "fitted to where the reference was, not where it goes",
+        "guided/tune/fitting.py",
+        "reference.at(there)",
+        "reference.at(here)",
+        f"{T}/test_calibration.py::test_a_fitted_step_lands_as_near_to_the_reference_as_three_weights_can",
+    ),
+    Fault(
+        "a fitted solver's older estimates change places",
+        "guided/tune/fitting.py",
+        "[D, *past][:REMEMBERED]",
+        "[*past, D][-REMEMBERED:]",
+        f"{T}/test_calibration.py::test_a_fitted_step_lands_as_near_to_the_reference_as_three_weights_can",
+    ),
 ]

@@ -151,6 +151,7 @@ def changed(saved: pathlib.Path, to: pathlib.Path, **entries: Any) -> pathlib.Pa
 
 
 DIGEST = "0" * 64
+FITTED = {"levels": [3.0, 1.0, 0.0], "solver": "fitted", "w": 1, "weights": [[], [0.1]], "limits": [0, 1]}
 
 
 @pytest.mark.parametrize(
@@ -171,6 +172,13 @@ DIGEST = "0" * 64
         ({"calibrated": {"2": 7}}, "calibrated.2: expected a mapping"),
         ({"calibrated": {"2": {"levels": [3.0, 1.0, 0.0], "solver": "magic", "w": 1}}}, "the name of a solver"),
         ({"calibrated": {"2": {"levels": [3.0, 4.0, 0.0], "solver": "euler", "w": 1}}}, "falling to 0"),
+        (
+            {"calibrated": {"2": {**FITTED, "weights": [[], ["0.1"]]}}},
+            "calibrated.2.weights: expected a list of numbers",
+        ),
+        ({"calibrated": {"2": {**FITTED, "weights": [[0.1], []]}}}, "at most min"),
+        ({"calibrated": {"2": {**FITTED, "limits": None}}}, "calibrated.2.limits: expected a number for each step"),
+        ({"calibrated": {"2": {**FITTED, "limits": [0, 1, 2]}}}, "a limit >= 0 for each of its 2 steps"),
         ({"calibrated": {"1": {"levels": [3.0, 1.0, 0.0], "solver": "euler", "w": 1}}}, "one more than the steps"),
         ({"sha256": {"../../etc/passwd": DIGEST}}, "sha256: expected"),
         ({"sha256": {"model.safetensors": DIGEST}}, "damaged, or replaced"),

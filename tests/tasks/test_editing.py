@@ -46,11 +46,14 @@ def test_strength_0_is_the_input_without_an_evaluation() -> None:
     assert counted.calls == 0
 
 
-@pytest.mark.parametrize("calibrated", [False, True])
-def test_strength_1_is_plain_generation_bit_for_bit(calibrated: bool) -> None:
-    kept = {"calibrated": {"4": {"w": 2.0, "levels": [20.0, 5.0, 1.0, 0.2, 0.0], "solver": "dpmpp_2m"}}}
+ROWS = {"weights": [[], [-0.2], [-0.3, 0.1], [0.1]], "limits": [0.0, 0.5, 0.5, 0.5]}
+
+
+@pytest.mark.parametrize("solver", [None, {"solver": "dpmpp_2m"}, {"solver": "fitted", **ROWS}])
+def test_strength_1_is_plain_generation_bit_for_bit(solver: dict[str, object] | None) -> None:
+    kept = {"calibrated": {"4": {"w": 2.0, "levels": [20.0, 5.0, 1.0, 0.2, 0.0], **(solver or {})}}}
     for model, asked in (
-        (build.words_model(card={**(kept if calibrated else {}), "mean": [0.2, -0.1, 0.3]}), {"prompts": "cat"}),
+        (build.words_model(card={**(kept if solver else {}), "mean": [0.2, -0.1, 0.3]}), {"prompts": "cat", "w": 2.0}),
         (build.class_model(), {"labels": "dog"}),
         (build.plain_model(), {}),
     ):

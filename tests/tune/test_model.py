@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shlex
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from guided import path
 from guided.cli.app import run
 from guided.guide import cfg
 from guided.model import Model, Request, store
+from guided.model import card as cards
 from guided.model import request as requests
 from guided.tune import calibrate_model
 from guided.tune.calibration import FEWEST
@@ -37,7 +39,7 @@ def test_generate_takes_the_path_on_the_card(folder: pathlib.Path) -> None:
     model = Model.open(folder)
     entry = json.loads((folder / "card.json").read_text())["calibrated"][str(STEPS)]
     assert entry["error"] <= min(entry["default"], entry["karras"])
-    mine = (entry["levels"], entry["solver"])
+    mine = (entry["levels"], cards.fitted(entry) if entry["solver"] == "fitted" else entry["solver"])
     assert entry["w"] == 2.0 and planned(model, steps=STEPS) == planned(model, steps=STEPS, w=2.4) == mine
     assert planned(model, steps=STEPS, guide="cfg(2)") == planned(model, steps=STEPS, guide=cfg(2.0)) == mine
     assert model.generate(labels="cat", steps=STEPS).records[0]["path"] == entry["levels"]
@@ -52,6 +54,28 @@ def test_the_callers_choice_and_other_settings_go_before_it(folder: pathlib.Path
     assert planned(model, steps=4)[0] == path.default(4, 0.02, 20.0, 2.0).tolist()
     own = torch.tensor([20.0, 1.0, 0.2, 0.0])
     assert planned(model, path=own)[0] == own.double().tolist()
+
+
+def test_a_fitted_solver_draws_by_the_command_too_and_goes_with_its_path_alone(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = {"weights": [[], [-0.2], [-0.3, 0.1]], "limits": [0.0, 0.5, 0.5]}
+    entry = {"w": 2.0, "levels": [20.0, 2.0, 0.5, 0.0], "solver": "fitted", **rows}
+    card = {"classes": build.CLASSES, "calibrated": {"3": entry}}
+    place = build.model("tiny-class", card=card).save(tmp_path / "m")
+    model = Model.open(place)
+    assert planned(model, steps=3) == planned(model, steps=3, solver="fitted") == (entry["levels"], cards.fitted(entry))
+    assert run(["generate", "--model", str(place), "--label", "cat", "--steps", "3", "--out", str(tmp_path / "o")]) == 0
+    picture = tmp_path / "o" / "000000.png"
+    capsys.readouterr()
+    assert run(["inspect", "--json", str(picture)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["solver"] == "fitted" and facts["nfe"] == 3
+    assert run([*shlex.split(facts["command"])[1:], "--out", str(tmp_path / "twice")]) == 0
+    assert (tmp_path / "twice" / "000000.png").read_bytes() == picture.read_bytes()
+    for asked in ({"steps": 4}, {"steps": 3, "w": 4.0}, {"path": torch.tensor([20.0, 1.0, 0.0])}):
+        with pytest.raises(ValueError, match="'fitted' goes with a calibrated path; tiny-class has none"):
+            planned(model, solver="fitted", **asked)
 
 
 def test_weights_stay_and_entries_add_up(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
