@@ -18,7 +18,7 @@ from guided.cond import Cond
 from guided.data import BadPicture, Pictures, Record, Source, Split
 from guided.data.aspects import BatchOrder, ManySizes, sizes
 from guided.data.order import Order
-from guided.degrade import Translation
+from guided.degrade import Task, Translation
 from guided.denoiser import EDM, X0, Around, Denoiser, Eps, Flow, Parametrization, V
 from guided.frames import DDPM, Framed
 from guided.model import NoisyClassifier
@@ -185,7 +185,18 @@ def many_sizes(recipe: Recipe, source: Source, config: UNetConfig, factor: int =
         known = sizes(section.size, step)
     except ValueError as error:
         raise ValueError(f"data.{error}") from None
+    tasks = () if recipe.translate is None else recipe.translate.taught().tasks
+    known = tuple(size for size in known if all(_spoils(task, section.channels, size) for task in tasks))
     return ManySizes(source, known, section.channels, section.background, section.resize)
+
+
+def _spoils(task: Task, channels: int, size: tuple[int, int]) -> bool:
+    """Whether pictures of this size can be spoilt so."""
+    try:
+        task.check(channels, size)
+    except ValueError:
+        return False
+    return True
 
 
 def open_source(recipe: Recipe) -> tuple[Source, Source | None]:

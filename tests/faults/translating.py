@@ -43,9 +43,9 @@ TRANSLATING = [
     ),
     Fault(
         "translate: pairs with windows of their own",
-        "guided/train/batch.py",
-        "return torch.cat([pictures.piece(row, self.crop**size, down, right) for pictures in both])",
-        "return torch.cat([p.piece(row, self.crop**size, down, right * (1 - i)) for i, p in enumerate(both)])",
+        "guided/data/pairing.py",
+        "return torch.cat([pictures.cut(i, window, shape) for pictures in (targets, partners)])",
+        "return torch.cat([targets.cut(i, window, shape), partners.piece(i, share, down, 0)])",
         "tests/train/test_translate.py::test_pairs_share_window_and_mirror",
     ),
     Fault(

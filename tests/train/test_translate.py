@@ -122,6 +122,76 @@ def test_pairs_share_window_and_mirror(tmp_path: Path) -> None:
     assert model.translate(photo, steps=2)[0].size == (7, 9)
 
 
+def ramps(size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3): red says how far right a pixel lies, green how far down."""
+    y, x = np.mgrid[0 : size[0], 0 : size[1]].astype(float)
+    return np.stack([(x + 0.5) / size[1], (y + 0.5) / size[0], 0 * x], -1) * 255
+
+
+def ramp_pairs(root: Path, target: tuple[int, int], source: tuple[int, int]) -> Path:
+    for part, size in (("target", target), ("source", source)):
+        (root / part).mkdir(parents=True)
+        for name in "abcd":
+            Image.fromarray(ramps(size).round().astype(np.uint8)).save(root / part / f"{name}.png")
+    return root
+
+
+@pytest.mark.parametrize("crop", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("source", [(64, 96), (32, 48), (20, 30), (128, 192)])
+def test_a_partner_of_another_size_shows_the_same_part(crop: float, source: tuple[int, int], tmp_path: Path) -> None:
+    values = recipe(ramp_pairs(tmp_path / "pairs", (64, 96), source), tmp_path / "run")
+    values["data"] = {**values["data"], "crop": crop, "size": 16}
+    job = setup.prepare(load_recipe(values | {"translate": {"tasks": ["pairs"]}}), torch.device("cpu"))
+    for counter in range(24):
+        batch = job.samples[counter]
+        assert batch.cond.image is not None
+        shown, drawn = (batch.cond.image + 1) * 127.5, batch.x0.float()
+        # A pixel of the source, by which both edges of a window are rounded, and a level of each picture.
+        most = 255 / np.array([[source[1]], [source[0]], [np.inf]]) + 2
+        means = (shown - drawn).abs().mean((0, 2, 3)).numpy()
+        assert (means <= most[:, 0]).all(), (counter, means)
+
+
+def test_a_partner_of_another_shape_is_no_partner(tmp_path: Path) -> None:
+    root = ramp_pairs(tmp_path / "pairs", (40, 60), (20, 30))
+    Image.fromarray(ramps((40, 40)).astype(np.uint8)).save(root / "source" / "c.png")
+    for crop in (0.0, 1.0):
+        values = recipe(root, tmp_path / "run") | {"translate": {"tasks": ["pairs"]}}
+        values["data"] = {**values["data"], "crop": crop, "hold_out": None}
+        job = setup.prepare(load_recipe(values), torch.device("cpu"))
+        faults = [fault for counter in range(12) for fault in job.samples[counter].broken]
+        assert faults and {fault.name for fault in faults} == {"c.png"}
+        assert "60 x 40 pixels, but 40 x 40 in source/" in faults[0].reason
+    ramp_pairs(tmp_path / "none", (40, 60), (40, 40))
+    values["data"] = {**values["data"], "path": str(tmp_path / "none")}
+    job = setup.prepare(load_recipe(values), torch.device("cpu"))
+    with pytest.raises(data.BadPicture, match=r"no sound picture is left in the training part; the first: .* 40 x 40"):
+        job.samples[0]
+
+
+def test_a_preview_falls_back_on_what_is_trained_on(tmp_path: Path) -> None:
+    root = pair_folders(tmp_path / "pairs")
+    values = recipe(root, tmp_path / "run", train__preview_every=24) | {"translate": {"tasks": ["pairs"]}}
+    values["data"] = {**values["data"], "hold_out": {"share": 0.3, "pairs": 0}}
+    job = setup.prepare(load_recipe(values), torch.device("cpu"))
+    assert job.held
+    for row in job.held:
+        (root / "source" / job.source.records[row].name).with_suffix(".bmp").write_bytes(b"no picture")
+    last(values)
+    assert len(list((tmp_path / "run" / "previews").glob("*.png"))) == 2
+
+
+def test_of_sizes_of_other_shapes_those_are_taken_that_can_be_spoilt(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, size in (("a", (36, 36)), ("b", (30, 42)), ("c", (28, 46))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    values = recipe(tmp_path, tmp_path / "run") | {"translate": {"tasks": ["down(3)"]}}
+    values["data"] = {**values["data"], "size": 36, "aspects": True, "hold_out": None}
+    job = setup.prepare(load_recipe(values), torch.device("cpu"))
+    shapes = {tuple(job.samples[counter].x0.shape[2:]) for counter in range(60)}
+    assert len(shapes) > 1 and all(side % 3 == 0 for shape in shapes for side in shape)
+
+
 def test_pairs_find_their_partners_or_say_who_has_none(tmp_path: Path) -> None:
     root = pair_folders(tmp_path / "pairs")
     (root / "source" / "b.bmp").unlink()
@@ -150,6 +220,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"translate": {"tasks": ["jpg"]}}, "known are colourise"),
     ({"translate": {"tasks": ["jpeg"], "augment": {"most": 0.1, "level": 0.2}}}, "level <= most"),
     ({"translate": {"tasks": ["jpeg", "colourise"]}, "data": {"condition": "class"}}, "data.condition=class needs"),
+    ({"translate": {"tasks": ["pairs"]}, "data": {"aspects": True}}, "data.aspects: pairs are brought to one size"),
     ({"translate": {"tasks": ["pairs"]}, "data": {"path": "shapes"}}, "a folder with `source` and `target`"),
     ({"translate": {"tasks": ["jpeg"]}, "task": "classifier", "data": {"condition": "class"}}, "changes no pictures"),
     ({"translate": {"tasks": ["down(4)"]}, "data": {"size": 10}}, "not divisible by 4"),
