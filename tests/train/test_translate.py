@@ -183,13 +183,13 @@ def test_a_preview_falls_back_on_what_is_trained_on(tmp_path: Path) -> None:
 
 def test_of_sizes_of_other_shapes_those_are_taken_that_can_be_spoilt(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    for name, size in (("a", (36, 36)), ("b", (30, 42)), ("c", (28, 46))):
+    for name, size in (("a", (40, 40)), ("b", (32, 48)), ("c", (28, 56))):
         Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
-    values = recipe(tmp_path, tmp_path / "run") | {"translate": {"tasks": ["down(3)"]}}
-    values["data"] = {**values["data"], "size": 36, "aspects": True, "hold_out": None}
+    values = recipe(tmp_path, tmp_path / "run") | {"translate": {"tasks": ["down(8)"]}}
+    values["data"] = {**values["data"], "size": 40, "aspects": True, "hold_out": None}
     job = setup.prepare(load_recipe(values), torch.device("cpu"))
     shapes = {tuple(job.samples[counter].x0.shape[2:]) for counter in range(60)}
-    assert len(shapes) > 1 and all(side % 3 == 0 for shape in shapes for side in shape)
+    assert len(shapes) > 1 and all(side % 8 == 0 for shape in shapes for side in shape)
 
 
 def test_pairs_find_their_partners_or_say_who_has_none(tmp_path: Path) -> None:
