@@ -161,7 +161,8 @@ class Cascade:
                     yield Progress(round(1000 * share), 1000, last.images)
             if number:
                 assert last is not None and last.result is not None and before.result is not None
-                records = [self.record(a, b) for a, b in zip(before.result.records, last.result.records, strict=True)]
+                pairs = zip(before.result.records, last.result.records, strict=True)
+                records = [self.record(a, b, self.levels[number - 1]) for a, b in pairs]
                 last = dataclasses.replace(last, result=Result(last.result.tensor, records))
         assert last is not None and last.result is not None
         yield Progress(1000, 1000, len(last.result), last.result)
@@ -178,16 +179,18 @@ class Cascade:
         )
         return upscaling.planned(stage, small, asked, level=self.levels[number - 1], stream=f"x/stage{number}")
 
-    def record(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-        """How a picture was made, stage by stage."""
+    def record(self, before: dict[str, Any] | None, after: dict[str, Any], level: float) -> dict[str, Any]:
+        """How a picture was made, stage by stage: after one stage more, which was given it at this level."""
         kept = ("name", "steps", "solver", "path", "nfe", "w", "guide", "seed", "size", "model_sha256", "adapters")
-        stages = [*before.get("stages", [{name: before[name] for name in kept if name in before}])]
-        stages.append({name: after[name] for name in kept if name in after})
-        level = self.levels[len(stages) - 2]
-        stages[-1] |= {"level": level} if level else {}
-        own = {"name": self.name, "model": self.source, "model_sha256": self.hash, "size": after["size"]}
-        own |= {"nfe": sum(stage["nfe"] for stage in stages), "stages": stages}
-        return {**before, **own}
+
+        def own(record: dict[str, Any]) -> dict[str, Any]:
+            return {name: record[name] for name in kept if name in record}
+
+        stages = [] if before is None else [*(before.get("stages") or [own(before)])]
+        stages.append(own(after) | ({"level": level} if level else {}))
+        said = {"name": self.name, "model": self.source, "model_sha256": self.hash, "size": after["size"]}
+        said |= {"nfe": sum(stage["nfe"] for stage in stages), "stages": stages}
+        return {**(before or after), **said}
 
     def edit(
         self,
@@ -219,15 +222,16 @@ class Cascade:
     def upscale(
         self, photo: Source | Sequence[Source], *, exact: bool = False, seed: int = 0, batch: int | None = None
     ) -> Edited:
-        """Make a photo larger by all enlarging stages in turn; see `Model.upscale`."""
-        if len(self.stages) < 2:
-            raise ValueError(f"{self.name} has no stage that enlarges")
-        found: Any = photo
-        for stage in self.stages[1:]:
-            found = stage.upscale(found, exact=exact, seed=seed, batch=batch)
-            if stage is not self.stages[-1]:
-                found = list(found.arrays)
-        return cast("Edited", found)
+        """Make a photo larger by all enlarging stages in turn; see `Model.upscale`.
+
+        A stage that is given what another has drawn puts its level of augmentation on it; the photo stays as it is.
+        """
+        from guided.cascade import enlarging
+
+        result = None
+        for progress in enlarging.run(self, photo, Request(seed=seed, batch=batch), exact):
+            result = progress.result
+        return cast("Edited", result)
 
 
 def _level(stage: Model, level: float | None) -> float:

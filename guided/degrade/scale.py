@@ -77,6 +77,8 @@ class Down(Task):
         return self.condition(shrink(x0, self.factor, self.kernel)), None
 
     def check(self, channels: int, size: tuple[int, int]) -> None:
+        if self.up == "none":
+            raise ValueError(f"{self!r}: up='none' is for networks of latents, which are opened and not trained")
         if size[0] % self.factor or size[1] % self.factor:
             raise ValueError(f"{self!r}: {size[0]} x {size[1]} is not divisible by {self.factor}")
 
@@ -89,6 +91,11 @@ class Down(Task):
             return enlarge(small, size)
         many = small if small.ndim == 4 else small[None]
         return F.interpolate(many, size, mode="bilinear", align_corners=True).reshape(*small.shape[:-2], *size)
+
+    @property
+    def of_means(self) -> bool:
+        """Whether the small picture is the means of squares, so that down(SR(x)) = x can be asked for."""
+        return self.kernel == "area"
 
     def baseline(self, condition: Tensor) -> Tensor:
         return condition.clamp(-1, 1)

@@ -18,7 +18,7 @@ from guided.noise import generator
 
 EVERY: list[Task] = [
     Colourise(), Edges(), Inpaint(), Inpaint("centre", high=0.25), Uncrop(), JPEG(), Deblur(), Denoise(), Down(4),
-    Down(2, "bicubic"), Photo(4), Pairs(),
+    Down(2, "bicubic"), Photo(4), Photo(4, up="linear", strength=0.5), Pairs(),
 ]  # fmt: skip
 
 
@@ -204,7 +204,14 @@ WRONG = {
     "inpaint('star')": "free or centre",
     "inpaint(low=0)": "0.01 <= low",
     "photo(4, strength=2)": "a strength from 0 to 1",
-    "edges(-1)": "blur >= 0",
+    "edges(-1)": "0 <= blur <= 64",
+    "edges(1e9)": "0 <= blur <= 64",
+    "edges(0.5, 'x')": "got 0.5 and 'x'",
+    "jpeg('a', 3)": "1 <= low <= high <= 95, got 'a' and 3",
+    "jpeg(5.5, 20)": "expected whole qualities",
+    "inpaint(high=None)": "0.1 and None",
+    "photo(4, kernel='bicubic')": "its kernels are drawn",
+    "photo(4, strength='x')": "a strength from 0 to 1, got 'x'",
     "1 + 1": "expected a word",
 }
 
@@ -222,3 +229,6 @@ def test_a_word_finds_its_task() -> None:
         degrade.named("down", tasks)
     with pytest.raises(ValueError, match="is not one of what this model learnt: colourise"):
         degrade.named("deblur", tasks)
+    for word, meant in (("colorize", "colourise"), ("JPEG", "jpeg"), ("jpg", "jpeg")):
+        with pytest.raises(ValueError, match=f"did you mean {meant}"):
+            degrade.named(word, tasks)

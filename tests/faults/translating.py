@@ -72,8 +72,8 @@ TRANSLATING = [
     Fault(
         "upscale: the network is not told the level",
         "guided/tasks/upscaling.py",
-        "[0] * count, [float(level)] * count",
-        "[0] * count, [0.0] * count",
+        "[number] * count, [float(level)] * count",
+        "[number] * count, [0.0] * count",
         f"{T}/test_upscaling.py::test_the_network_is_shown_the_photo_enlarged_and_told_the_level",
     ),
     Fault(
@@ -120,7 +120,7 @@ TRANSLATING = [
     ),
     Fault(
         "doctor: the wrong kernel suits it better",
-        "guided/evaluate/doctor.py",
+        "guided/evaluate/taught.py",
         "best = min(((float(loss(*way).mean()), way) for way in ways)",
         "best = max(((float(loss(*way).mean()), way) for way in ways)",
         "tests/evaluate/test_doctor.py::test_a_kernel_that_it_never_learnt_is_named",
