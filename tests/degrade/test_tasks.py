@@ -180,14 +180,31 @@ def test_a_photo_without_a_past_is_small_alone() -> None:
     assert float((past - plain).abs().max()) < 1e-6
 
 
+def test_a_consistent_picture_is_the_nearest_one() -> None:
+    """Against the projection by sorting, square by square in float64: clip(x + c) with the c whose mean is right."""
+    rng = np.random.default_rng(0)
+    x, small = rng.normal(0, 1, (3, 8, 8)), rng.uniform(-1, 1, (3, 2, 2)).round(1)
+    small[0, 0] = (1, -1)
+    found = degrade.consistent(torch.from_numpy(x), torch.from_numpy(small), 4).numpy()
+    for place in np.ndindex(small.shape):
+        rows, columns = (slice(4 * i, 4 * i + 4) for i in place[1:])
+        square, wanted = x[place[0], rows, columns].ravel(), small[place]
+        # The mean is linear between the shifts at which one pixel more is cut.
+        bends = np.sort(np.concatenate([-1 - square, 1 - square]))
+        means = np.array([np.clip(square + c, -1, 1).mean() for c in bends])
+        nearest = np.clip(square + np.interp(wanted, means, bends), -1, 1)
+        assert np.abs(found[place[0], rows, columns].ravel() - nearest).max() < 1e-7
+
+
 def test_consistent_pictures_have_the_means_they_should_and_stay_in_range() -> None:
     small = degrade.box(picture(size=(32, 32)), 4).clamp(-1, 1)
     small[:, :2] = 1.0  # where there is no room
     wrong = torch.rand(1, 3, 32, 32, generator=generator("t", 0, 0)) * 3 - 1.5
     found = degrade.consistent(wrong, small[None], 4)
     assert float(found.abs().max()) <= 1
-    error = (degrade.box(found, 4) - small).square().mean()
-    assert float(10 * torch.log10(4 / error)) > 55
+    assert float((degrade.box(found, 4) - small).abs().max()) < 1e-6, "also where all of a square has to be white"
+    alone = degrade.consistent(torch.cat([wrong, 9 * wrong]), torch.stack([small, small]), 4)[:1]
+    assert torch.equal(alone, found), "whatever is beside it"
     x0 = picture(size=(32, 32))
     assert float((degrade.consistent(x0, degrade.box(x0, 4), 4) - x0).abs().max()) < 1e-6, "nothing is missing there"
 

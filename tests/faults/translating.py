@@ -65,8 +65,8 @@ TRANSLATING = [
     Fault(
         "upscale: exact without the last projections",
         "guided/degrade/scale.py",
-        "x = (x + missing).clamp(-1, 1)",
-        "x = x.clamp(-1, 1)",
+        "return moved((low + high) / 2)",
+        "return x.clamp(-1, 1)",
         f"{D}/test_tasks.py::test_consistent_pictures_have_the_means_they_should_and_stay_in_range",
     ),
     Fault(
