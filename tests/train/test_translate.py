@@ -256,6 +256,23 @@ def test_the_recipes_train_at_toy_size(name: str, tmp_path: Path) -> None:
     assert done[0].size == ((64, 64) if name == "sr-emoji" else (16, 16))
 
 
+def test_two_recipes_of_one_folder_make_a_cascade(tmp_path: Path) -> None:
+    """As the README has it: a first stage and sr-emoji, each a run of its own, joined by their folders."""
+    from guided import Cascade
+    from guided.cli import main
+
+    pictures = tools.pictures(tmp_path / "pictures", size=32)
+    last(tools.tiny(pictures, tmp_path / "base", train__images=24))
+    larger = Path(__file__).resolve().parent.parent.parent / "recipes" / "sr-emoji.yaml"
+    small = {"data.size": 16, "model": {"preset": "tiny-local"}, "train.images": 16, "train.batch_size": 8}
+    small |= {"train.save_every": 8, "train.preview_every": 0, "train.precision": "float32"}
+    list(fit(larger, {"data.path": str(pictures), "out": str(tmp_path / "up"), **small}, device="cpu"))
+    assert main(["cascade", "join", str(tmp_path / "base"), str(tmp_path / "up"), "--out", str(tmp_path / "both")]) == 0
+    both = Cascade.load(tmp_path / "both")
+    assert both.sizes == [(8, 8), (32, 32)] and both.levels == (0.05,)
+    assert both.generate(labels="round", steps=2)[0].size == (32, 32)
+
+
 def test_a_preview_passes_over_what_cannot_be_read(tmp_path: Path) -> None:
     root = pair_folders(tmp_path / "pairs")
     for name in ("a", "c"):
