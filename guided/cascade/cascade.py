@@ -16,7 +16,7 @@ from guided.cascade import manifest
 from guided.cascade.manifest import Entry
 from guided.guide import Guide, Term
 from guided.model import Model, Progress, Request, Result, drawing
-from guided.model.request import Plan, Size, plan
+from guided.model.request import Plan, Size, label, plan
 from guided.solvers import Solver
 from guided.tasks import upscaling
 
@@ -171,13 +171,21 @@ class Cascade:
         """The plan of stage `number` for what the one before has drawn: it hears the words, if it hears any."""
         stage = self.stages[number]
         prompts = request.prompts if "text" in stage.encoders else None
-        labels = request.labels if stage.classes else None
+        labels = self._classes(request.labels) if stage.classes else None
         n = len(small) if prompts is None and labels is None else request.n
         own = later[number - 1] if number <= len(later) else Request()
         asked = dataclasses.replace(
             own, prompts=prompts, labels=labels, n=n, seed=request.seed, batch=own.batch or request.batch
         )
         return upscaling.planned(stage, small, asked, level=self.levels[number - 1], stream=f"x/stage{number}")
+
+    def _classes(self, labels: str | int | Sequence[str | int] | None) -> list[str | int] | None:
+        """The names of the first stage's classes that are asked for: another stage may count its own otherwise."""
+        if labels is None:
+            return None
+        first = self.stages[0]
+        asked = [labels] if isinstance(labels, str | int) else labels
+        return [first.classes[label(first, one)] for one in asked]
 
     def record(self, before: dict[str, Any] | None, after: dict[str, Any], level: float) -> dict[str, Any]:
         """How a picture was made, stage by stage: after one stage more, which was given it at this level."""

@@ -25,6 +25,10 @@ class Colourise(Task):
 
     local: ClassVar[bool] = False
 
+    def check(self, channels: int, size: tuple[int, int]) -> None:
+        if channels == 1:
+            raise ValueError("colourise: pictures of 1 channel have no colours to learn; data.channels=3")
+
     def __call__(self, x0: Tensor, rng: Generator) -> tuple[Tensor, Tensor | None]:
         return luma(x0).clone(), None
 

@@ -53,7 +53,7 @@ def run(model: Model, asked: Translate) -> Iterator[Progress]:
     if asked.expand is not None and not task.holes:
         raise ValueError(f"expand: {task!r} changes what is there and paints nothing beyond the borders")
     photos = asked.photo if isinstance(asked.photo, list | tuple) else [asked.photo]
-    sources = [photo.in_colour(photo.read(one)) for one in photos]  # type: ignore[arg-type]
+    sources = [photo.in_colour(seen_by(model, photo.read(one))) for one in photos]  # type: ignore[arg-type]
     edit = Edit(sources, asked.request, 1.0, asked.mask, asked.expand, task="translate", tiles=local(model, task))
     stage, which, request = editing.opened(model, edit)
     stage = dataclasses.replace(stage, anew=not task.keeps_detail)
@@ -124,6 +124,13 @@ def local(model: Model, task: Task) -> bool:
         return task.local
     data = (model.card.get("recipe") or {}).get("data") or {}
     return bool(data.get("crop", 1.0) == 0)
+
+
+def seen_by(model: Model, given: photo.Photo) -> photo.Photo:
+    """The photo; raises ValueError where it has colours and the model's pictures have none: they would be lost."""
+    if model.channels == 1 and bool((given.rgb != given.rgb[..., :1]).any()):
+        raise ValueError(f"{given.name or 'the photo'}: {model.name} works on grey pictures: make the photo grey first")
+    return given
 
 
 def window(model: Model) -> tuple[int, int]:

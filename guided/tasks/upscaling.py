@@ -21,7 +21,7 @@ from guided.operators import BoxDown
 from guided.tasks import editing, photo
 from guided.tasks.edited import Edited
 from guided.tasks.stage import Stage
-from guided.tasks.translating import learnt, window
+from guided.tasks.translating import learnt, seen_by, window
 
 if TYPE_CHECKING:
     from guided.model.model import Model
@@ -46,7 +46,7 @@ def run(model: Model, asked: Upscale) -> Iterator[Progress]:
     """Upscale as a generator: yields after every move, and the result last. All is checked before the first."""
     task = enlarging(model)
     scale = task.factor if asked.scale is None else asked.scale
-    photos = photo.of_one_kind(asked.photo)
+    photos = tuple(seen_by(model, found) for found in photo.of_one_kind(asked.photo))
     size = photos[0].size
     passes = _passes(task.factor, scale, size)
     request, which = editing.spread(asked.request, len(photos))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -58,6 +59,16 @@ def test_stages_have_noise_of_their_own_and_pictures_that_of_their_seed() -> Non
     both = cascade.generate(labels=["cat", "dog"], seed=3, steps=2)
     alone = cascade.generate(labels="dog", seed=4, steps=2)
     assert torch.equal(both.tensor[1:], alone.tensor)
+
+
+def test_a_class_is_the_same_in_every_stage_whatever_its_number() -> None:
+    taught = Translation((degrade.Down(4),))
+    model, network = answering(taught, steps=1)
+    network.config = dataclasses.replace(network.config, classes=4)
+    last = Model(model.denoiser, model.codec, {}, {**model.card, "classes": build.CLASSES[::-1]})
+    cascade = Cascade([base(), last])
+    cascade.generate(labels=["dog", 0], steps=1, w=1.0)
+    assert [int(label) for _, _, label in network.calls] == [2, 3]  # type: ignore[arg-type]
 
 
 def test_its_level_is_the_cards_unless_one_is_given() -> None:

@@ -213,3 +213,16 @@ def test_pairs_are_seen_at_the_scale_that_they_were_learnt_at(crop: float | None
     given = photo((64, 48))
     Model(model.denoiser, model.codec, {}, {**model.card, **recipe}).translate(given)
     assert {shape for shape, _, _ in network.calls} == shapes
+
+
+def test_a_network_of_grey_pictures_takes_no_colours_away() -> None:
+    restorer = build.model("tiny-local", card={"translate": Translation((degrade.JPEG(),)).card()}, **GREY)
+    larger_grey = build.model("tiny-local", card={"translate": Translation((degrade.Down(4),)).card()}, **GREY)
+    for call in (restorer.translate, larger_grey.upscale):
+        with pytest.raises(ValueError, match="works on grey pictures: make the photo grey first"):
+            call(photo())
+        done = call(photo(channels=1).repeat(3, -1), steps=1).arrays[0]
+        assert np.array_equal(done[..., 0], done[..., 1])
+
+
+GREY: dict[str, Any] = {"in_channels": 1, "out_channels": 1, "image_channels": 1}

@@ -225,6 +225,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"translate": {"tasks": ["jpeg"]}, "task": "classifier", "data": {"condition": "class"}}, "changes no pictures"),
     ({"translate": {"tasks": ["down(4)"]}, "data": {"size": 10}}, "not divisible by 4"),
     ({"translate": {"tasks": ["down(4, up='none')"]}}, "for networks of latents"),
+    ({"translate": {"tasks": ["colourise"]}, "data": {"channels": 1}}, "have no colours to learn"),
     ({"translate": {"tasks": ["jpeg"]}, "model": {"image_channels": 1}}, "model.image_channels: 1 does not fit"),
 ]
 
