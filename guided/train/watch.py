@@ -16,7 +16,6 @@ from torch import Tensor
 from guided import _files, path, sampling
 from guided.cond import SEMANTIC, Cond
 from guided.data import BadPicture
-from guided.data.pairing import pair
 from guided.denoiser import Around, Denoiser, middle_of
 from guided.guide import cfg
 from guided.model import NoisyClassifier
@@ -98,9 +97,7 @@ class HeldOut:
 def readable(job: Job, row: int) -> Tensor | None:
     """The picture of a record, None where it or its partner cannot be read."""
     try:
-        if job.partners is not None:
-            return pair(job.pictures, job.partners, row)[: job.pictures.channels]
-        return job.pictures[row]
+        return job.looked_at(row)[: job.pictures.channels]
     except BadPicture:
         return None
 

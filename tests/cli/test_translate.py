@@ -150,6 +150,19 @@ def test_a_cascade_is_joined_draws_edits_and_enlarges(
     assert main(["cascade", "join", *parts, "--out", joined]) == 2
 
 
+def test_with_another_adapter_a_picture_is_not_done_already(
+    models: dict[str, str], tmp_path: pathlib.Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from guided.cli import common
+
+    monkeypatch.setattr(common, "open_drawing", lambda path, device, dtype, lora: Model.open(path))
+    saved(tmp_path / "a.png", 1)
+    words = ["upscale", str(tmp_path / "a.png"), "--model", models["larger"], "--steps", "1", "--out"]
+    assert main([*words, str(tmp_path / "b.png"), "--lora", "one"]) == 0
+    assert main([*words, str(tmp_path / "b.png"), "--lora", "two"]) == 2
+    assert "lora: ['one'] there, ['two'] now" in capsys.readouterr().err
+
+
 WRONG = {
     "translate a.png --model larger --out b.png": "use model.upscale (guided upscale)",
     "translate a.png --model quartet --out b.png": "several tasks: give task= (--task)",

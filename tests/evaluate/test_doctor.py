@@ -32,13 +32,16 @@ class Memory(nn.Module):
 
     accepts = frozenset({"image", "aug", "label"})
 
-    def __init__(self, pictures: Tensor, taught: degrade.Down, lost: bool, bias: float, hears: bool) -> None:
+    def __init__(
+        self, pictures: Tensor, taught: degrade.Down, lost: bool, bias: float, hears: bool, worn: float = 0.0
+    ) -> None:
         super().__init__()
         self.config = dataclasses.replace(preset("tiny-local"), aug=True)
         self.pictures, self.lost, self.bias, self.hears = pictures, lost, bias, hears
         self.shown = torch.stack([taught(one, torch.Generator().manual_seed(0))[0] for one in pictures])
         self.parameter = nn.Parameter(torch.zeros(1))
         self.labels: set[int] = set()
+        self.worn = worn
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Any) -> Tensor:
         image = cond.image
@@ -52,6 +55,8 @@ class Memory(nn.Module):
         off = (distance.min(1).values - expected).clamp_min(0).sqrt()[:, None, None, None]
         answer = found + off * torch.sign(found - image)
         answer[:, 0] += self.bias
+        if self.worn and cond.aug is not None:
+            answer = answer * (1 + self.worn * cond.aug[:, None, None, None])
         return answer
 
 
@@ -95,7 +100,12 @@ def built(folder: pathlib.Path, **how: Any) -> Cascade:
     tasks = how.get("tasks", (task,))
     first = Drawer(degrade.box(large, 4), how.get("good", True), how.get("first", 0.0))
     second = Memory(
-        large, how.get("taught", task), how.get("lost", False), how.get("second", 0.0), how.get("hears", True)
+        large,
+        how.get("taught", task),
+        how.get("lost", False),
+        how.get("second", 0.0),
+        how.get("hears", True),
+        how.get("worn", 0.0),
     )
     data = {"recipe": {"data": {"path": "x", "condition": "class", "hold_out": None}}}
     names = [f"{i:02d}" for i in range(48)]
@@ -169,6 +179,13 @@ def test_pictures_smaller_than_a_stage_draws_are_no_measure(folder: pathlib.Path
         Image.open(file).resize((8, 8), Image.Resampling.BOX).save(tmp_path / file.parent.name / "p.png")
     with pytest.raises(ValueError, match=r"smaller than stage 2 draws them .one has 8 x 8 pixels, it draws 32 x 32"):
         examine(built(folder), str(tmp_path), Doctor(n=48, batch=48))
+
+
+def test_a_level_that_wears_the_pictures_is_named(folder: pathlib.Path) -> None:
+    """The stage hears its level, but draws the worse for it: told by the same pictures at two levels."""
+    found = examine(built(folder, level=0.4, worn=0.25), str(folder), Doctor(n=48, batch=48))
+    named = [finding for finding in found.findings if finding.kind == "wrong augmentation level"]
+    assert len(named) == 1 and named[0].remedy == "join the stages with --level 0" and found.levels == (0.0,)
 
 
 def test_too_few_pictures_are_refused(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -15,7 +15,7 @@ from guided.cond import Cond
 from guided.data.order import Order
 from guided.degrade import Translation
 from guided.model import Model
-from guided.train import load_recipe, setup
+from guided.train import load_recipe, setup, watch
 from guided.train.batch import Samples
 from guided.train.levels import LogNormal
 from tests.train import tools
@@ -103,6 +103,21 @@ def pair_folders(root: Path, names: tuple[str, ...] = ("a", "b", "c", "d", "e", 
             (root / part).mkdir(parents=True, exist_ok=True)
             Image.fromarray(values).save(root / part / f"{name}.{suffix}")
     return root
+
+
+def test_what_is_judged_is_seen_at_the_scale_that_is_learnt(tmp_path: Path) -> None:
+    """Windows of the pictures' own scale: what is kept out stands for its middle one, and so does its partner."""
+    root = pair_folders(tmp_path / "pairs", size=20)
+    values = recipe(root, tmp_path / "run") | {"translate": {"tasks": ["pairs"]}}
+    values["data"] = {**values["data"], "crop": 0.0}
+    job = setup.prepare(load_recipe(values), torch.device("cpu"))
+    wanted = torch.from_numpy(np.asarray(Image.open(root / "target" / "c.png"))[6:14, 6:14].copy()).permute(2, 0, 1)
+    row = [record.name for record in job.source.records].index("c.png")
+    found = watch.readable(job, row)
+    assert found is not None and torch.equal(found, wanted)
+    x0 = found[None].float() / 127.5 - 1
+    image = job.shown([row], x0, Cond()).image
+    assert image is not None and float((image + x0).abs().max()) < 1e-6, "the negative of the same window"
 
 
 def test_pairs_share_window_and_mirror(tmp_path: Path) -> None:
