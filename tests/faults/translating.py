@@ -112,6 +112,27 @@ TRANSLATING = [
         f"{C}::test_the_later_stages_know_what_is_kept",
     ),
     Fault(
+        "translate: a partner of any shape will do",
+        "guided/data/pairing.py",
+        "if not alike((height, width), (other, across)):",
+        "if False:",
+        "tests/train/test_translate.py::test_a_partner_of_another_shape_is_no_partner",
+    ),
+    Fault(
+        "translate: the lines stay on what is drawn from them",
+        "guided/tasks/translating.py",
+        "anew=not task.keeps_detail",
+        "anew=False",
+        f"{T}/test_translating.py::test_lines_and_pairs_leave_nothing_of_themselves_in_what_is_drawn",
+    ),
+    Fault(
+        "cascade: what a stage has drawn is handed on as if it were a photo",
+        "guided/cascade/enlarging.py",
+        "level = cascade.levels[number - 1] if number > 1 else 0.0",
+        "level = 0.0",
+        f"{C}::test_enlarging_stages_hear_the_level_of_what_was_drawn_and_have_noise_of_their_own",
+    ),
+    Fault(
         "doctor: the mean colour of one channel alone",
         "guided/evaluate/doctor.py",
         "for c, part in enumerate(difference.T)",
