@@ -46,7 +46,7 @@ class Tiled:
                 share = (tall[:, None] * wide).to(x)
                 total[..., place[0], place[1]] += share * D
                 weight[place] += share
-        return total / weight
+        return total.div_(weight)
 
     def _parts(self, axis: int, size: int) -> list[tuple[int, Tensor]]:
         """Where windows begin along an axis, and how much each of their lines counts."""

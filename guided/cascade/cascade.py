@@ -16,7 +16,7 @@ from guided.cascade import manifest
 from guided.cascade.manifest import Entry
 from guided.guide import Guide, Term
 from guided.model import Model, Progress, Request, Result, drawing
-from guided.model.request import Plan, Size, plan
+from guided.model.request import Plan, Size, label, plan
 from guided.solvers import Solver
 from guided.tasks import upscaling
 
@@ -161,7 +161,8 @@ class Cascade:
                     yield Progress(round(1000 * share), 1000, last.images)
             if number:
                 assert last is not None and last.result is not None and before.result is not None
-                records = [self.record(a, b) for a, b in zip(before.result.records, last.result.records, strict=True)]
+                pairs = zip(before.result.records, last.result.records, strict=True)
+                records = [self.record(a, b, self.levels[number - 1]) for a, b in pairs]
                 last = dataclasses.replace(last, result=Result(last.result.tensor, records))
         assert last is not None and last.result is not None
         yield Progress(1000, 1000, len(last.result), last.result)
@@ -170,7 +171,7 @@ class Cascade:
         """The plan of stage `number` for what the one before has drawn: it hears the words, if it hears any."""
         stage = self.stages[number]
         prompts = request.prompts if "text" in stage.encoders else None
-        labels = request.labels if stage.classes else None
+        labels = self._classes(request.labels) if stage.classes else None
         n = len(small) if prompts is None and labels is None else request.n
         own = later[number - 1] if number <= len(later) else Request()
         asked = dataclasses.replace(
@@ -178,16 +179,26 @@ class Cascade:
         )
         return upscaling.planned(stage, small, asked, level=self.levels[number - 1], stream=f"x/stage{number}")
 
-    def record(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-        """How a picture was made, stage by stage."""
+    def _classes(self, labels: str | int | Sequence[str | int] | None) -> list[str | int] | None:
+        """The names of the first stage's classes that are asked for: another stage may count its own otherwise."""
+        if labels is None:
+            return None
+        first = self.stages[0]
+        asked = [labels] if isinstance(labels, str | int) else labels
+        return [first.classes[label(first, one)] for one in asked]
+
+    def record(self, before: dict[str, Any] | None, after: dict[str, Any], level: float) -> dict[str, Any]:
+        """How a picture was made, stage by stage: after one stage more, which was given it at this level."""
         kept = ("name", "steps", "solver", "path", "nfe", "w", "guide", "seed", "size", "model_sha256", "adapters")
-        stages = [*before.get("stages", [{name: before[name] for name in kept if name in before}])]
-        stages.append({name: after[name] for name in kept if name in after})
-        level = self.levels[len(stages) - 2]
-        stages[-1] |= {"level": level} if level else {}
-        own = {"name": self.name, "model": self.source, "model_sha256": self.hash, "size": after["size"]}
-        own |= {"nfe": sum(stage["nfe"] for stage in stages), "stages": stages}
-        return {**before, **own}
+
+        def own(record: dict[str, Any]) -> dict[str, Any]:
+            return {name: record[name] for name in kept if name in record}
+
+        stages = [] if before is None else [*(before.get("stages") or [own(before)])]
+        stages.append(own(after) | ({"level": level} if level else {}))
+        said = {"name": self.name, "model": self.source, "model_sha256": self.hash, "size": after["size"]}
+        said |= {"nfe": sum(stage["nfe"] for stage in stages), "stages": stages}
+        return {**(before or after), **said}
 
     def edit(
         self,
@@ -219,15 +230,16 @@ class Cascade:
     def upscale(
         self, photo: Source | Sequence[Source], *, exact: bool = False, seed: int = 0, batch: int | None = None
     ) -> Edited:
-        """Make a photo larger by all enlarging stages in turn; see `Model.upscale`."""
-        if len(self.stages) < 2:
-            raise ValueError(f"{self.name} has no stage that enlarges")
-        found: Any = photo
-        for stage in self.stages[1:]:
-            found = stage.upscale(found, exact=exact, seed=seed, batch=batch)
-            if stage is not self.stages[-1]:
-                found = list(found.arrays)
-        return cast("Edited", found)
+        """Make a photo larger by all enlarging stages in turn; see `Model.upscale`.
+
+        A stage that is given what another has drawn puts its level of augmentation on it; the photo stays as it is.
+        """
+        from guided.cascade import enlarging
+
+        result = None
+        for progress in enlarging.run(self, photo, Request(seed=seed, batch=batch), exact):
+            result = progress.result
+        return cast("Edited", result)
 
 
 def _level(stage: Model, level: float | None) -> float:

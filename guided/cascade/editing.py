@@ -70,7 +70,8 @@ def _moves(
             if progress.result is not None:
                 drawn = progress.result.tensor
                 after = progress.result.records
-                records = [cascade.record(a, b) for a, b in zip(records, after, strict=True)] if number else after
+                pairs = zip(records, after, strict=True) if number else ()
+                records = [cascade.record(a, b, cascade.levels[number - 1]) for a, b in pairs] if number else after
             yield Progress(round(1000 * share), 1001, progress.images)
     assert drawn is not None
     yield Progress(1001, 1001, len(which), editing.finished(edit, stages[-1], which, drawn, records))

@@ -30,8 +30,8 @@ def join(
     from guided import zoo
     from guided.cascade import Cascade
 
-    if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out}: is there already; choose another folder")
+    if out.is_file() or (out.exists() and any(out.iterdir())):
+        raise FileExistsError(f"--out: {out} is there already; choose another folder")
     models = [zoo.load_model(stage) for stage in stages]
     cascade = Cascade(models, level or None, name=out.name)
     cascade.save(out)

@@ -95,7 +95,8 @@ def upscale(
 
     Modes, depths, alpha and colour profiles stay. The same command goes on where it was interrupted.
     """
-    said: dict[str, Any] = {"model": model, "task": "upscale", "scale": scale, "exact": exact or None}
+    said: dict[str, Any] = {"model": model, "lora": lora or None, "task": "upscale", "scale": scale}
+    said["exact"] = exact or None
     said |= {"level": level or None, "prompt": prompt, "label": label, "steps": steps, "w": w, "guide": guide}
     said |= {"solver": solver, "seed": seed}
     photos.run(
@@ -124,16 +125,15 @@ def _translated(model: Model, job: Job, mask: Any, said: Mapping[str, Any]) -> I
 
 
 def _enlarged(model: Model | Cascade, job: Job, mask: Any, said: Mapping[str, Any]) -> Iterator[Progress]:
-    from guided.cascade import Cascade
-    from guided.model import Progress
+    from guided.cascade import Cascade, enlarging
+    from guided.model import Request
     from guided.tasks import Upscale, upscaling
 
     if not isinstance(model, Cascade):
         exact, level = bool(said["exact"]), said["level"] or 0.0
         return upscaling.run(model, Upscale(job.photo, _request(said), said["scale"], exact, level))
-    more = [
-        f"--{name}" for name in ("scale", "level", "prompt", "label", "steps", "w", "guide", "solver") if said[name]
-    ]
+    options = ("scale", "level", "prompt", "label", "steps", "w", "guide", "solver")
+    more = [f"--{name}" for name in options if said[name] is not None]
     if more:
         raise ValueError(f"{model.name} is a cascade: it enlarges without {', '.join(more)}")
-    return iter([Progress(1, 1, 1, model.upscale(job.photo, exact=bool(said["exact"]), seed=said["seed"]))])
+    return enlarging.run(model, job.photo, Request(seed=said["seed"]), bool(said["exact"]))

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+import torch
+from torch import Tensor
+
 from guided.data.opening import open as open_source
-from guided.data.records import Record, Source, counted, listed
+from guided.data.pictures import Pictures
+from guided.data.records import BadPicture, Record, Source, counted, listed
+from guided.data.resize import alike, corner
 
 
 class Picked:
@@ -52,6 +57,31 @@ def pairs(
         ]
     found[0].summary |= {"format": "pairs", "path": str(place), "records": len(both)}
     return found
+
+
+def pair(targets: Pictures, partners: Pictures, i: int) -> Tensor:
+    """Pair i, each brought to `size`, uint8 (2 C, H, W); raises BadPicture, also where the two differ in shape."""
+    found = torch.cat([targets[i], partners[i]])
+    _matched(targets, partners, i)
+    return found
+
+
+def piece(targets: Pictures, partners: Pictures, i: int, share: float, down: float, right: float) -> Tensor:
+    """The same window of both pictures of pair i, whatever their sizes: see `Pictures.piece` and `pair`."""
+    shape = targets.shape(i)
+    _matched(targets, partners, i)
+    window = corner(shape, targets.size, share, down, right)
+    return torch.cat([pictures.cut(i, window, shape) for pictures in (targets, partners)])
+
+
+def _matched(targets: Pictures, partners: Pictures, i: int) -> None:
+    """Raise BadPicture where pair i differs in shape: no part of one is then the same part of the other."""
+    (height, width), (other, across) = targets.shape(i), partners.shape(i)
+    if not alike((height, width), (other, across)):
+        raise BadPicture(
+            f"{targets.source.records[i].name}: {width} x {height} pixels, but {across} x {other} in source/: a pair "
+            "has one shape, whatever the sizes"
+        )
 
 
 def _by_name(source: Source, place: Path) -> dict[str, int]:

@@ -44,6 +44,7 @@ class Pictures:
         self._kept: Tensor | None = torch.empty(shape, dtype=torch.uint8) if fits else None
         self._done = bytearray(len(source.records))
         self._whole: dict[int, np.ndarray[Any, Any]] = {}
+        self._shapes: dict[int, tuple[int, int]] = {}
         self._room = CACHE if cache else 0
 
     def __len__(self) -> int:
@@ -73,6 +74,27 @@ class Pictures:
         share: its sides, of the largest window with the aspect ratio of `size`, but never below `size` itself where
         the picture is that large; down, right: where it lies, from 0 (top, left) to 1.
         """
+        shape = self.shape(i)
+        return self.cut(i, corner(shape, self.size, share, down, right), shape)
+
+    def cut(self, i: int, window: tuple[int, int, int, int], of: tuple[int, int]) -> Tensor:
+        """The part of picture i that is the window (top, left, bottom, right) of one `of` = (H, W), as `piece`."""
+        whole = self._at_own_size(i)
+        height, width = whole.shape[:2]
+        top, bottom = (round(side * height / of[0]) for side in window[::2])
+        left, right = (round(side * width / of[1]) for side in window[1::2])
+        top, left = min(top, height - 1), min(left, width - 1)
+        part = whole[top : max(bottom, top + 1), left : max(right, left + 1)]
+        return torch.from_numpy(fit(part, self.size, self.resize, self.crop).transpose(2, 0, 1).copy())
+
+    def shape(self, i: int) -> tuple[int, int]:
+        """(H, W) of picture i before it is brought to `size`; raises IndexError, BadPicture."""
+        if i not in self._shapes:
+            self._at_own_size(i)
+        return self._shapes[i]
+
+    def _at_own_size(self, i: int) -> np.ndarray[Any, Any]:
+        """Picture i as (H, W, C), kept where there is room."""
         if not 0 <= i < len(self):
             raise IndexError(f"picture {i} of {len(self)}")
         if i in self.broken:
@@ -87,8 +109,7 @@ class Pictures:
             if whole.nbytes <= self._room:
                 self._room -= whole.nbytes
                 self._whole[i] = whole
-        window = corner(whole, self.size, share, down, right)
-        return torch.from_numpy(fit(window, self.size, self.resize, self.crop).transpose(2, 0, 1).copy())
+        return whole
 
     def array(self, i: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Picture i as (H, W, C), never from the cache; notes of its decoding are counted in `notes`."""
@@ -99,6 +120,7 @@ class Pictures:
         rendered = getattr(self.source, "image", None)
         if rendered is not None:
             array: np.ndarray[Any, Any] = rendered(i, self.size)
+            self._shapes[i] = self.size
             return array
         data = self.source.bytes(i)
         try:
@@ -108,6 +130,7 @@ class Pictures:
             raise type(error)(f"{self.source.records[i].name}: {reason}") from None
         for note in decoded.notes:
             self.notes[note] = self.notes.get(note, 0) + 1
+        self._shapes[i] = decoded.array.shape[:2]
         return decoded.array
 
     def replacement(self, i: int, among: Sequence[int] | None = None) -> int:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Pixels = NDArray[Any]
+Shape = tuple[int, int]
 COLUMNS = 1 << 16
 
 
@@ -48,14 +49,20 @@ def centre(array: Pixels, size: tuple[int, int]) -> Pixels:
     return array[top : top + h, left : left + w]
 
 
-def corner(array: Pixels, size: tuple[int, int], share: float, down: float, right: float) -> Pixels:
-    """A window of (H, W, C) with the aspect ratio of `size`: see `Pictures.piece`."""
+def corner(shape: Shape, size: Shape, share: float, down: float, right: float) -> tuple[int, int, int, int]:
+    """A window (top, left, bottom, right) of (H, W) with the aspect ratio of `size`: see `Pictures.piece`."""
     sides = []
-    for whole, wanted in zip(_largest(array.shape, size), size, strict=True):
+    for whole, wanted in zip(_largest(shape, size), size, strict=True):
         sides.append(min(whole, max(wanted, round(share * whole))))
-    (h, w), (height, width) = sides, array.shape[:2]
+    (h, w), (height, width) = sides, shape
     top, left = round(down * (height - h)), round(right * (width - w))
-    return array[top : top + h, left : left + w]
+    return top, left, top + h, left + w
+
+
+def alike(one: Shape, other: Shape) -> bool:
+    """Whether two pictures (H, W) are of one shape, whatever their sizes, to a pixel of the smaller."""
+    small, large = sorted((one, other), key=lambda shape: shape[0] * shape[1])
+    return abs(small[0] * large[1] - small[1] * large[0]) <= max(large)
 
 
 def _largest(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from guided.degrade.quality import compressed, gaussian
 from guided.degrade.scale import Down
-from guided.degrade.task import uniform, whole
+from guided.degrade.task import is_number, uniform, whole
 
 MODES = ("area", "bilinear", "bicubic")
 
@@ -27,8 +27,14 @@ class Photo(Down):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"photo: expected a strength from 0 to 1, got {self.strength}")
+        if self.kernel != "area":
+            raise ValueError(f"photo: its kernels are drawn, leave the kernel out (got {self.kernel!r})")
+        if not is_number(self.strength) or not 0 <= self.strength <= 1:
+            raise ValueError(f"photo: expected a strength from 0 to 1, got {self.strength!r}")
+
+    @property
+    def of_means(self) -> bool:
+        return self.strength == 0
 
     def __call__(self, x0: Tensor, rng: Generator) -> tuple[Tensor, Tensor | None]:
         size = x0.shape[1] // self.factor, x0.shape[2] // self.factor
@@ -50,7 +56,8 @@ class Photo(Down):
         return x
 
     def __repr__(self) -> str:
-        return f"photo({self.factor}, strength={self.strength:g})"
+        up = "" if self.up == "cubic" else f", up={self.up!r}"
+        return f"photo({self.factor}, strength={self.strength:g}{up})"
 
 
 def _resized(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:

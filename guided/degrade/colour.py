@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from guided.degrade.task import Task
+from guided.degrade.task import Task, is_number
 from guided.operators.pixels import LUMA
 
 
@@ -24,6 +24,10 @@ class Colourise(Task):
     """Colours for a grey picture; a picture given in colours is made grey first."""
 
     local: ClassVar[bool] = False
+
+    def check(self, channels: int, size: tuple[int, int]) -> None:
+        if channels == 1:
+            raise ValueError("colourise: pictures of 1 channel have no colours to learn; data.channels=3")
 
     def __call__(self, x0: Tensor, rng: Generator) -> tuple[Tensor, Tensor | None]:
         return luma(x0).clone(), None
@@ -46,10 +50,12 @@ class Edges(Task):
     blur: float = 1.0
     full: float = 0.25
     local: ClassVar[bool] = False
+    keeps_detail: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not self.blur >= 0 or not self.full > 0:
-            raise ValueError(f"edges: expected blur >= 0 and full > 0, got {self.blur} and {self.full}")
+        fine = is_number(self.blur) and is_number(self.full)
+        if not fine or not 0 <= self.blur <= 64 or not 0 < self.full <= 2:
+            raise ValueError(f"edges: expected 0 <= blur <= 64 and 0 < full <= 2, got {self.blur!r} and {self.full!r}")
 
     def __call__(self, x0: Tensor, rng: Generator) -> tuple[Tensor, Tensor | None]:
         from guided.degrade.quality import gaussian

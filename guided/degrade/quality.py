@@ -48,6 +48,8 @@ class JPEG(Task):
 
     def __post_init__(self) -> None:
         span("jpeg", self.low, self.high, 1, 95)
+        if self.low != int(self.low) or self.high != int(self.high):
+            raise ValueError(f"jpeg: expected whole qualities, got {self.low} and {self.high}")
 
     def check(self, channels: int, size: tuple[int, int]) -> None:
         _coloured(channels)

@@ -13,6 +13,7 @@ from guided.degrade.task import Task
 
 KERNELS = ("area", "bicubic", "bilinear", "nearest")
 ROUNDS = 30
+"""Halvings: of a range of 4 they leave what float32 does."""
 UPS = ("cubic", "linear", "none")
 
 
@@ -26,14 +27,21 @@ def box(x: Tensor, factor: int) -> Tensor:
 
 
 def consistent(x: Tensor, small: Tensor, factor: int) -> Tensor:
-    """Pictures (..., H, W) in [-1, 1], moved so that the means of their squares are `small`, as nearly as can be.
+    """The pictures (..., C, H, W) in [-1, 1] nearest to x among those whose squares have the means `small`.
 
-    Alternating projections: what cutting takes from a square, its other pixels make up for.
+    Each square moves by one number and is cut: the number by which its mean is right is found by halving an interval.
     """
+
+    def moved(by: Tensor) -> Tensor:
+        return (x + by.repeat_interleave(factor, -2).repeat_interleave(factor, -1)).clamp(-1, 1)
+
+    # By image, so that what one becomes never depends on its batch.
+    low, high = ((end - part((-3, -2, -1), keepdim=True)).expand_as(small) for end, part in ((-1, x.amax), (1, x.amin)))
     for _ in range(ROUNDS):
-        missing = (small - box(x, factor)).repeat_interleave(factor, -2).repeat_interleave(factor, -1)
-        x = (x + missing).clamp(-1, 1)
-    return x
+        middle = (low + high) / 2
+        below = box(moved(middle), factor) < small
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return moved((low + high) / 2)
 
 
 def shrink(x: Tensor, factor: int, kernel: str = "area") -> Tensor:
@@ -77,6 +85,8 @@ class Down(Task):
         return self.condition(shrink(x0, self.factor, self.kernel)), None
 
     def check(self, channels: int, size: tuple[int, int]) -> None:
+        if self.up == "none":
+            raise ValueError(f"{self!r}: up='none' is for networks of latents, which are opened and not trained")
         if size[0] % self.factor or size[1] % self.factor:
             raise ValueError(f"{self!r}: {size[0]} x {size[1]} is not divisible by {self.factor}")
 
@@ -89,6 +99,11 @@ class Down(Task):
             return enlarge(small, size)
         many = small if small.ndim == 4 else small[None]
         return F.interpolate(many, size, mode="bilinear", align_corners=True).reshape(*small.shape[:-2], *size)
+
+    @property
+    def of_means(self) -> bool:
+        """Whether the small picture is the means of squares, so that down(SR(x)) = x can be asked for."""
+        return self.kernel == "area"
 
     def baseline(self, condition: Tensor) -> Tensor:
         return condition.clamp(-1, 1)

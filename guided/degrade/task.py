@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -22,6 +22,8 @@ class Task:
     """Whether the condition leaves places open, which the user marks with a mask or beyond the border."""
     local: ClassVar[bool] = True
     """Whether a window of a large picture can be restored by itself, at the picture's own scale."""
+    keeps_detail: ClassVar[bool] = True
+    """Whether what is given shows the answer's finest detail too, which a photo larger than the network then keeps."""
 
     def __call__(self, x0: Tensor, rng: Generator) -> tuple[Tensor, Tensor | None]:
         raise NotImplementedError
@@ -42,6 +44,8 @@ class Task:
 class Pairs(Task):
     """A user's own pairs: the condition is the picture of the same name in `source`, which this is called on."""
 
+    keeps_detail: ClassVar[bool] = False
+
     def __call__(self, x0: Tensor, rng: Generator) -> tuple[Tensor, Tensor | None]:
         return x0, None
 
@@ -60,6 +64,11 @@ def whole(rng: Generator, low: int, high: int) -> int:
 
 
 def span(name: str, low: float, high: float, least: float, most: float) -> None:
-    """Raise ValueError unless least <= low <= high <= most."""
-    if not least <= low <= high <= most:
-        raise ValueError(f"{name}: expected {least:g} <= low <= high <= {most:g}, got {low:g} and {high:g}")
+    """Raise ValueError unless they are numbers and least <= low <= high <= most."""
+    if not (is_number(low) and is_number(high) and least <= low <= high <= most):
+        raise ValueError(f"{name}: expected {least:g} <= low <= high <= {most:g}, got {low!r:.40} and {high!r:.40}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value, of a word that somebody wrote, is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

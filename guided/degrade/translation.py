@@ -13,7 +13,7 @@ from torch import Tensor
 from guided.cond import SEMANTIC, Cond
 from guided.degrade.quality import gaussian
 from guided.degrade.scale import Down
-from guided.degrade.task import Pairs, Task, uniform, whole
+from guided.degrade.task import Pairs, Task, is_number, uniform, whole
 from guided.degrade.words import parse
 from guided.noise import Noise, generator
 
@@ -33,8 +33,11 @@ class Augment:
     def __post_init__(self) -> None:
         if self.kind not in ("noise", "blur"):
             raise ValueError(f"augment: expected noise or blur, got {self.kind!r:.80}")
-        if not 0 < self.most <= 16 or not 0 <= self.level <= self.most:
-            raise ValueError(f"augment: expected 0 <= level <= most <= 16, got level {self.level}, most {self.most}")
+        fine = is_number(self.most) and is_number(self.level)
+        if not fine or not 0 < self.most <= 16 or not 0 <= self.level <= self.most:
+            raise ValueError(
+                f"augment: expected 0 <= level <= most <= 16, got level {self.level!r}, most {self.most!r}"
+            )
 
     def __call__(self, image: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """image (B, C, H, W) disturbed at level (B,), 0: not at all; noise: unit, of the same shape."""
@@ -61,6 +64,10 @@ class Translation:
             raise ValueError(f"tasks: expected one or several different ones, got {words}")
         if any(isinstance(task, Pairs) for task in self.tasks) and len(words) > 1:
             raise ValueError("tasks: pairs come from folders, other tasks from pictures: train them apart")
+        if sum(isinstance(task, Down) for task in self.tasks) > 1:
+            raise ValueError(
+                f"tasks: a network enlarges in one way: expected at most one of down and photo, got {words}"
+            )
         if self.augment is not None and self.augment.kind == "blur" and any(task.holes for task in self.tasks):
             raise ValueError("augment: a picture with holes cannot be blurred; use noise")
 
@@ -70,6 +77,8 @@ class Translation:
         tasks, augment = values.get("tasks"), values.get("augment")
         if set(values) - {"tasks", "augment"} or not isinstance(tasks, list):
             raise ValueError(f"translate: expected tasks and augment, got {values!r:.80}")
+        if not isinstance(augment, Mapping | None):
+            raise ValueError(f"translate.augment: expected kind, most and level, got {augment!r:.80}")
         try:
             disturbed = None if augment is None else Augment(**augment)
         except TypeError as error:
@@ -98,9 +107,8 @@ class Translation:
 
     @property
     def down(self) -> Down | None:
-        """The task of a network that enlarges and does nothing else, else None."""
-        only = self.tasks[0]
-        return only if isinstance(only, Down) and not self.several else None
+        """The task that enlarges, None where there is none."""
+        return next((task for task in self.tasks if isinstance(task, Down)), None)
 
     def taught(
         self, x0: Tensor, seeds: Sequence[int], cond: Cond, stream: str, task: int | None = None, disturb: bool = True

@@ -44,9 +44,7 @@ def parse(text: str) -> Task:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"task {text!r:.80}: {getattr(error, 'msg', error)}") from None
     if name.id not in TASKS:
-        near = difflib.get_close_matches(name.id, [*TASKS, "colorize"], 1)
-        hint = f"; did you mean {'colourise' if near[0] == 'colorize' else near[0]}?" if near else ""
-        raise ValueError(f"task {text!r:.80}: known are {', '.join(TASKS)}{hint}")
+        raise ValueError(f"task {text!r:.80}: known are {', '.join(TASKS)}{_near(name.id, [*TASKS])}")
     try:
         return TASKS[name.id](*args, **settings)
     except TypeError as error:
@@ -59,5 +57,12 @@ def named(word: str, tasks: Sequence[Task]) -> int:
     hits = [i for i, known in enumerate(words) if word in (known, known.partition("(")[0])]
     if len(hits) != 1:
         kind = "is not one of" if not hits else "is several of"
-        raise ValueError(f"task: {word!r} {kind} what this model learnt: {', '.join(words)}")
+        hint = "" if hits else _near(word.lower(), [known.partition("(")[0] for known in words])
+        raise ValueError(f"task: {word!r} {kind} what this model learnt: {', '.join(words)}{hint}")
     return hits[0]
+
+
+def _near(word: str, known: Sequence[str]) -> str:
+    """A hint at the known word that is nearest to a wrong one."""
+    found = difflib.get_close_matches("colourise" if word == "colorize" else word, known, 1)
+    return f"; did you mean {found[0]}?" if found else ""

@@ -52,6 +52,25 @@ def frechet(
     return Figure("FD", value, max(low, 0.0), high, len(x), at, beside)
 
 
+def farther(features: Tensor, other: Tensor, reference: Tensor, *, at: str = "") -> Figure:
+    """How much larger the Frechet distance of features (N, F) is than that of other (N, F), both from reference (M, F).
+
+    Row i of both is the same picture made in two ways. What the two sets share then falls out, and the difference is
+    far surer than either distance. The interval is the normal one of the difference of their influence functions.
+    Raises ValueError as `frechet` does, and for sets that are no pairs.
+    """
+    if features.shape != other.shape:
+        raise ValueError(f"FD: pairs are as many on both sides, got {len(features)} and {len(other)}")
+    dim = features.shape[1]
+    _check("FD", features, reference, 2 * dim, f"twice the {dim} features")
+    _, cov = _moments(reference.double())
+    mean, root = reference.double().mean(0), _root(cov)
+    one, two = (float(_frechet(*_moments(x.double()), mean, cov, root)) for x in (features, other))
+    moved = _influence(features.double(), mean, root) - _influence(other.double(), mean, root)
+    reach = Z * float(moved.norm()) / len(features)
+    return Figure("FD, difference", one - two, one - two - reach, one - two + reach, len(features), at)
+
+
 def _moments(x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean (F,) and unbiased covariance (F, F) of x (N, F), each row counted `weights` (N,) times."""
     if weights is None:

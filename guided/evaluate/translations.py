@@ -120,7 +120,7 @@ def judged(
     if lpips is not None:
         figures.append(mean("LPIPS", lpips(drawn, truth), at, {"baseline": float(lpips(plain, truth).mean())}))
     figures.append(mean("PSNR, dB", _psnr(drawn, truth), at, {"baseline": float(_psnr(plain, truth).mean())}))
-    if isinstance(task, Down) and task.kernel == "area":
+    if isinstance(task, Down) and task.of_means:
         figures += _consistency(task, drawn, plain, truth, at)
     return figures
 

@@ -49,7 +49,10 @@ def run(model: Model, plan: Plan) -> Iterator[Progress]:
         rows = slice(start, min(start + plan.batch, total))
         part = trimmed(cond.index(rows)).to(model.device)
         if plan.shown is not None:
-            shown = plan.shown.index([0] * (rows.stop - rows.start) if plan.shown.size == 1 else rows).to(model.device)
+            # Of one picture the rows are all there is; a list of them would copy what may be the largest thing here.
+            many = plan.shown.size == 1 and rows.stop - rows.start > 1
+            place = [0] * (rows.stop - rows.start) if many else slice(0, 1) if plan.shown.size == 1 else rows
+            shown = plan.shown.index(place).to(model.device)
             fields = {name: getattr(shown, name) for name in ("image", "aug", "label")}
             part = dataclasses.replace(part, **{name: value for name, value in fields.items() if value is not None})
         last = None

@@ -135,7 +135,7 @@ def _drawing_alone(model: Model) -> None:
     config = getattr(model.denoiser.network, "config", None)
     shown = getattr(config, "image_channels", 0)
     if model.translation is not None:
-        verb = "upscale" if model.translation.down is not None else "translate"
+        verb = "translate" if model.translation.several or model.translation.down is None else "upscale"
         raise ValueError(f"{model.name} changes pictures, it draws none from nothing: use model.{verb} (guided {verb})")
     if shown and not getattr(config, "presence", False) and not model.card.get("edge", {}).get("paint"):
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import json
@@ -63,6 +64,12 @@ class Edited(Result):
     @property
     def arrays(self) -> Any:
         return self._arrays
+
+    @property
+    def as_photos(self) -> list[Photo]:
+        """The pictures as photos, for a call that goes on from them: in their mode, depth and colours."""
+        pairs = zip(self.photos, self._arrays, self.colours, strict=True)
+        return [dataclasses.replace(photo, stored=stored, rgb=rgb) for photo, stored, rgb in pairs]
 
     def jpeg(self, index: int) -> bytes:
         """One picture as a JPEG, which changes all pixels a little; raises ValueError for alpha or 16 bits."""

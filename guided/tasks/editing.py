@@ -87,13 +87,7 @@ def opened(model: Model, edit: Edit) -> tuple[Stage, list[int], Request]:
     """The stage of an edit, the photo that each picture is made of, and what is drawn; raises ValueError."""
     if not isinstance(edit.dial, int | float) or not 0 <= edit.dial <= 1:
         raise ValueError(f"strength: expected a number from 0 (the photo itself) to 1 (drawn anew), got {edit.dial!r}")
-    several = isinstance(edit.photo, list | tuple)
-    sources = cast(Sequence[photo.Source], edit.photo if several else [edit.photo])
-    photos = tuple(photo.read(source) for source in sources)
-    if not photos:
-        raise ValueError("the list of photos is empty: give at least one")
-    if len({(found.size, found.mode, found.alpha, found.bits) for found in photos}) != 1:
-        raise ValueError("photos of one call are of one size, mode and depth: edit others one by one")
+    photos = photo.of_one_kind(edit.photo)
     filled = isinstance(edit.mask, str) and edit.mask == masks.ALPHA
     mask = None if edit.mask is None else masks.of(edit.mask, photos[0])
     if filled and any(mask is None or not np.array_equal(mask, masks.of(masks.ALPHA, found)) for found in photos[1:]):

@@ -8,7 +8,7 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, Union, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,11 @@ class Photo:
     def bits(self) -> int:
         """8 or 16."""
         return 8 * int(self.stored.dtype.itemsize)
+
+    @property
+    def kind(self) -> str:
+        """Size, mode and depth in words."""
+        return f"{self.size[1]} x {self.size[0]} {self.mode}{'A' if self.alpha else ''} of {self.bits} bits"
 
     def back(self, rgb: Array, alpha: Array | None) -> Array:
         """Colours (K, 3), in sRGB on white at the depth of `rgb`, as (K, C) stored numbers without alpha.
@@ -136,6 +141,19 @@ def read(source: Source) -> Photo:
         return _of_bytes(data, name)
     except BadPicture as error:
         raise type(error)(str(error).replace("picture:", f"{name}:", 1) if name else str(error)) from None
+
+
+def of_one_kind(given: Source | Sequence[Source]) -> tuple[Photo, ...]:
+    """The photos of a call, one or a list of them; raises what `read` does, ValueError for none or different ones."""
+    photos = tuple(read(one) for one in (given if isinstance(given, list | tuple) else [cast(Source, given)]))
+    if not photos:
+        raise ValueError("the list of photos is empty: give at least one")
+    kinds = list(dict.fromkeys(found.kind for found in photos))
+    if len(kinds) > 1:
+        raise ValueError(
+            f"photos of one call are of one size, mode and depth, got {kinds[0]} and {kinds[1]}: give them one by one"
+        )
+    return photos
 
 
 def in_colour(photo: Photo) -> Photo:

@@ -30,7 +30,7 @@ class Stage:
     """A window (top, left, bottom, right) of photos of one size, seen by the model at `size` = (h, w).
 
     mask: (H, W) of the whole photo, how much of each pixel may change; None: all. filled: what was transparent is
-    opaque where it may change.
+    opaque where it may change. anew: without a mask, nothing of the photo stays, however fine.
     """
 
     photos: tuple[Photo, ...]
@@ -38,6 +38,7 @@ class Stage:
     window: tuple[int, int, int, int]
     size: tuple[int, int]
     filled: bool = False
+    anew: bool = False
 
     @property
     def whole(self) -> bool:
@@ -71,16 +72,17 @@ class Stage:
         """Photo `index` with the model's picture (3 or 1, h, w) in its place: stored numbers, and sRGB colours.
 
         Where the mask is 0 both are the photo's own. A picture of another size brings its coarse part alone: without a
-        mask the photo keeps all finer detail, out = photo + up(picture - down(photo)); within one the detail fades as
-        strength times mask grows, since it belongs to what was there before.
+        mask the photo keeps all finer detail, out = photo + up(picture - down(photo)), unless it is drawn `anew`;
+        within one the detail fades as strength times mask grows, since it belongs to what was there before.
         """
         photo = self.photos[index]
         top = _top(photo)
         window = self.part(photo.rgb)
         shape = window.shape[:2]
         drawn = _Stored(picture, top) if shape == self.size else Up(_Stored(picture, top)(slice(None)), shape)
-        coarse = None if shape == self.size else Up(down(window, self.size), shape)
         mask = None if self.mask is None else self.part(self.mask)
+        alone = shape == self.size or (self.anew and mask is None)
+        coarse = None if alone else Up(down(window, self.size), shape)
         stored, colours = photo.stored.copy(), photo.rgb.copy()
         for rows in strips(*shape):
             new: Array = drawn(rows)

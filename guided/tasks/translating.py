@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from guided.cond import Cond
-from guided.degrade import Down, Task, Translation, named
+from guided.degrade import Down, Pairs, Task, Translation, named
 from guided.guide import project
 from guided.model.drawing import Progress
 from guided.model.request import Plan, Request, plan
@@ -50,10 +50,13 @@ def run(model: Model, asked: Translate) -> Iterator[Progress]:
             f"{task!r} fills what is open: give mask= (--mask), what to paint, or expand= (--expand), how far beyond "
             "the borders"
         )
+    if asked.expand is not None and not task.holes:
+        raise ValueError(f"expand: {task!r} changes what is there and paints nothing beyond the borders")
     photos = asked.photo if isinstance(asked.photo, list | tuple) else [asked.photo]
-    sources = [photo.in_colour(photo.read(one)) for one in photos]  # type: ignore[arg-type]
-    edit = Edit(sources, asked.request, 1.0, asked.mask, asked.expand, task="translate", tiles=task.local)
+    sources = [photo.in_colour(seen_by(model, photo.read(one))) for one in photos]  # type: ignore[arg-type]
+    edit = Edit(sources, asked.request, 1.0, asked.mask, asked.expand, task="translate", tiles=local(model, task))
     stage, which, request = editing.opened(model, edit)
+    stage = dataclasses.replace(stage, anew=not task.keeps_detail)
     checked = planned(model, stage, which, request, number)
     return _told(editing.moves(model, edit, stage, which, checked), task)
 
@@ -91,7 +94,7 @@ def planned(model: Model, stage: Stage, which: Sequence[int], request: Request, 
     rows = images[list(which)] if len(stage.photos) > 1 else images
     plain = [number] * len(rows), [0.0] * len(rows)
     found = plan(model, request, taught.told(rows, Cond(), *plain, Noise(range(len(rows)), "translate")))
-    if task.local:
+    if local(model, task):
         found = dataclasses.replace(found, tiles=window(model))
     if known is not None:
         x0 = given[list(which)] if len(stage.photos) > 1 else given
@@ -113,6 +116,21 @@ def restoring(model: Model, x0: Tensor, seeds: Sequence[int], number: int, reque
         found = dataclasses.replace(found, guide=editing.joined(found.guide, project(Known(torch.stack(there)), x0)))
     assert cond.image is not None
     return found, cond.image
+
+
+def local(model: Model, task: Task) -> bool:
+    """Whether large photos are worked on in windows of their own scale; pairs are where the network learnt them so."""
+    if not isinstance(task, Pairs):
+        return task.local
+    data = (model.card.get("recipe") or {}).get("data") or {}
+    return bool(data.get("crop", 1.0) == 0)
+
+
+def seen_by(model: Model, given: photo.Photo) -> photo.Photo:
+    """The photo; raises ValueError where it has colours and the model's pictures have none: they would be lost."""
+    if model.channels == 1 and bool((given.rgb != given.rgb[..., :1]).any()):
+        raise ValueError(f"{given.name or 'the photo'}: {model.name} works on grey pictures: make the photo grey first")
+    return given
 
 
 def window(model: Model) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from guided.operators import BoxDown
 from guided.tasks import editing, photo
 from guided.tasks.edited import Edited
 from guided.tasks.stage import Stage
-from guided.tasks.translating import learnt, window
+from guided.tasks.translating import learnt, seen_by, window
 
 if TYPE_CHECKING:
     from guided.model.model import Model
@@ -39,24 +39,21 @@ class Upscale:
     scale: int | None = None
     exact: bool = False
     level: float = 0.0
+    stream: str = "x"
 
 
 def run(model: Model, asked: Upscale) -> Iterator[Progress]:
     """Upscale as a generator: yields after every move, and the result last. All is checked before the first."""
     task = enlarging(model)
     scale = task.factor if asked.scale is None else asked.scale
-    several = isinstance(asked.photo, list | tuple)
-    sources = cast(Sequence[photo.Source], asked.photo if several else [asked.photo])
-    photos = tuple(photo.read(source) for source in sources)
-    if len({(found.size, found.mode, found.alpha, found.bits) for found in photos}) != 1:
-        raise ValueError("photos of one call are of one size, mode and depth: enlarge others one by one")
+    photos = tuple(seen_by(model, found) for found in photo.of_one_kind(asked.photo))
     size = photos[0].size
     passes = _passes(task.factor, scale, size)
     request, which = editing.spread(asked.request, len(photos))
     stage = Stage(photos, None, (0, 0, *size), size)
     seen = stage.seen(channels_of(model))
     small = seen[list(which)] if len(photos) > 1 else seen
-    first = planned(model, small, request, asked.exact, asked.level)
+    first = planned(model, small, request, asked.exact, asked.level, asked.stream)
     return _moves(model, asked, (stage, which, small), request, (first, passes, scale))
 
 
@@ -82,13 +79,18 @@ def _passes(factor: int, scale: int, size: tuple[int, int]) -> int:
     whole = factor**passes
     if whole % scale:
         raise ValueError(f"scale: this network enlarges by {factor}: expected a divisor of {whole}, got {scale}")
-    if size[0] * size[1] * whole**2 > LARGEST:
-        most = math.isqrt(LARGEST // whole**2)
+    fitting(size, whole)
+    return passes
+
+
+def fitting(size: tuple[int, int], factor: int) -> None:
+    """Raise ValueError for a picture (H, W) that is too large to be enlarged by so much."""
+    if size[0] * size[1] * factor**2 > LARGEST:
+        most = math.isqrt(LARGEST // factor**2)
         raise ValueError(
-            f"{size[1]} x {size[0]} pixels enlarged by {whole} are more than {LARGEST >> 20} million: give a picture "
+            f"{size[1]} x {size[0]} pixels enlarged by {factor} are more than {LARGEST >> 20} million: give a picture "
             f"of at most about {most} x {most}"
         )
-    return passes
 
 
 def planned(
@@ -106,16 +108,22 @@ def planned(
         raise ValueError(f"level: expected 0 to {taught.augment.most:g}, got {level}")  # type: ignore[union-attr]
     size = small.shape[2] * task.factor, small.shape[3] * task.factor
     seeds = [request.seed + i for i in range(len(small))]
-    images, count = task.condition(small), len(small)
-    shown = taught.told(images, Cond(), [0] * count, [float(level)] * count, Noise(seeds, stream).child("augment"))
-    found = dataclasses.replace(plan(model, dataclasses.replace(request, size=size), shown), stream=stream)
+    images, count, number = task.condition(small), len(small), taught.tasks.index(task)
+    shown = taught.told(images, Cond(), [number] * count, [float(level)] * count, Noise(seeds, stream).child("augment"))
+    # Windows take a picture of any size: what a model draws at once has a limit, which is not asked about.
+    found = dataclasses.replace(plan(model, dataclasses.replace(request, size=None), shown), size=size, stream=stream)
     if size[0] > window(model)[0] or size[1] > window(model)[1]:
         found = dataclasses.replace(found, tiles=window(model))
     if exact:
-        if task.kernel != "area" or task.up == "none":
-            raise ValueError(f"exact: {task!r} was not made small by means of squares, which this asks for")
+        exactly(task)
         found = dataclasses.replace(found, guide=editing.joined(found.guide, project(BoxDown(task.factor), small)))
     return found
+
+
+def exactly(task: Down) -> None:
+    """Raise ValueError where down(result) = picture cannot be asked for."""
+    if not task.of_means or task.up == "none":
+        raise ValueError(f"exact: pictures of {task!r} were not made small by means of squares, which this asks for")
 
 
 def _moves(
@@ -129,7 +137,7 @@ def _moves(
     drawn: Tensor | None = None
     for count in range(passes):
         if drawn is not None:
-            checked = planned(model, drawn, request, asked.exact, asked.level)
+            checked = planned(model, drawn, request, asked.exact, asked.level, f"{asked.stream}/pass{count + 1}")
         last = None
         for progress in drawing.run(model, checked):
             last = progress

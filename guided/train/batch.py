@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from guided.cond import Cond
-from guided.data import BadPicture, Pictures
+from guided.data import BadPicture, Pictures, pairing
 from guided.degrade import Translation
 from guided.noise import generator, key
 from guided.train.levels import Law, uniform
@@ -150,14 +150,17 @@ class Samples:
                 records = self.pictures.source.records
                 fault = fault or Broken(counter, records[row].name, str(error), records[other].name)
                 row = other
-        raise BadPicture("no sound picture is left in the training part")
+        first = "" if fault is None else f"; the first: {fault.reason}"
+        raise BadPicture(f"no sound picture is left in the training part{first}")
 
     def _seen(self, row: int, counter: int) -> Tensor:
-        both = [self.pictures] if self.partners is None else [self.pictures, self.partners]
         if self.crop == 1:
-            return torch.cat([pictures[row] for pictures in both])
+            return self.pictures[row] if self.partners is None else pairing.pair(self.pictures, self.partners, row)
         size, down, right = (float(self._chance(f"train/crop/{what}", [counter])) for what in ("size", "down", "right"))
-        return torch.cat([pictures.piece(row, self.crop**size, down, right) for pictures in both])
+        window = row, self.crop**size, down, right
+        if self.partners is None:
+            return self.pictures.piece(*window)
+        return pairing.piece(self.pictures, self.partners, *window)
 
     def _chance(self, stream: str, counters: Sequence[int]) -> Tensor:
         return uniform([key(stream, self.seed, counter) << 1 for counter in counters])

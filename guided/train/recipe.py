@@ -323,6 +323,8 @@ def _unfit(recipe: Recipe) -> list[str]:
                 faults.append(f"translate.tasks: {error}")
         if "pairs" in recipe.translate.tasks and recipe.data.path == "shapes":
             faults.append("translate.tasks: pairs need a folder with `source` and `target` in it")
+        if "pairs" in recipe.translate.tasks and recipe.data.aspects:
+            faults.append("data.aspects: pairs are brought to one size, data.size; leave it out")
     if recipe.denoiser.around and recipe.translate is None:
         faults.append("denoiser.around: a network that is shown no picture (translate) has none to differ from")
     faults += [] if recipe.tune is None else _untunable(recipe, recipe.tune)

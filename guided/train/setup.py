@@ -15,10 +15,10 @@ from torch import Tensor
 
 from guided import _files, data, text
 from guided.cond import Cond
-from guided.data import BadPicture, Pictures, Record, Source, Split
+from guided.data import BadPicture, Pictures, Record, Source, Split, pairing
 from guided.data.aspects import BatchOrder, ManySizes, sizes
 from guided.data.order import Order
-from guided.degrade import Translation
+from guided.degrade import Task, Translation
 from guided.denoiser import EDM, X0, Around, Denoiser, Eps, Flow, Parametrization, V
 from guided.frames import DDPM, Framed
 from guided.model import NoisyClassifier
@@ -99,6 +99,18 @@ class Job:
                 continue
         return [round(value, 6) for value in (total / max(count, 1) / 127.5 - 1).tolist()]
 
+    def looked_at(self, row: int) -> Tensor:
+        """What stands for a record where it is judged or shown: uint8 (C, H, W), or (2 C, H, W) with its partner.
+
+        The whole picture; where the network learns on windows of the pictures' own scale, the middle one. BadPicture.
+        """
+        if self.recipe.data.crop == 0 and self.tuning is None:
+            middle = row, 0.0, 0.5, 0.5
+            if self.partners is None:
+                return self.pictures.piece(*middle)
+            return pairing.piece(self.pictures, self.partners, *middle)
+        return self.pictures[row] if self.partners is None else pairing.pair(self.pictures, self.partners, row)
+
     def shown(self, rows: Sequence[int], x0: Tensor, cond: Cond) -> Cond:
         """The condition of some records with what a translating network is shown of them: the same each time.
 
@@ -107,7 +119,8 @@ class Job:
         if self.translation is None:
             return cond
         if self.partners is not None:
-            x0 = torch.stack([self.partners[row] for row in rows]).to(x0) / 127.5 - 1
+            both = torch.stack([self.looked_at(row) for row in rows])
+            x0 = both[:, self.pictures.channels :].to(x0) / 127.5 - 1
         seeds = [key("held/degrade", self.recipe.seed, row) for row in rows]
         return self.translation.taught(x0.cpu(), seeds, cond, "degrade")[0]
 
@@ -185,7 +198,18 @@ def many_sizes(recipe: Recipe, source: Source, config: UNetConfig, factor: int =
         known = sizes(section.size, step)
     except ValueError as error:
         raise ValueError(f"data.{error}") from None
+    tasks = () if recipe.translate is None else recipe.translate.taught().tasks
+    known = tuple(size for size in known if all(_spoils(task, section.channels, size) for task in tasks))
     return ManySizes(source, known, section.channels, section.background, section.resize)
+
+
+def _spoils(task: Task, channels: int, size: tuple[int, int]) -> bool:
+    """Whether pictures of this size can be spoilt so."""
+    try:
+        task.check(channels, size)
+    except ValueError:
+        return False
+    return True
 
 
 def open_source(recipe: Recipe) -> tuple[Source, Source | None]:

@@ -97,9 +97,7 @@ class HeldOut:
 def readable(job: Job, row: int) -> Tensor | None:
     """The picture of a record, None where it or its partner cannot be read."""
     try:
-        if job.partners is not None:
-            job.partners[row]
-        return job.pictures[row]
+        return job.looked_at(row)[: job.pictures.channels]
     except BadPicture:
         return None
 
@@ -129,8 +127,7 @@ def preview(job: Job, denoiser: Denoiser, file: Path) -> None:
 
 def _asked(job: Job) -> tuple[Cond, int]:
     if job.translation is not None:
-        found = ((row, readable(job, row)) for row in job.held or job.split.train)
-        sound = list(islice(((row, picture) for row, picture in found if picture is not None), PREVIEWED))
+        sound = _sound(job, job.held) or _sound(job, job.split.train)
         rows = [row for row, _ in sound]
         x0 = torch.stack([picture for _, picture in sound]).float() / 127.5 - 1
         return job.shown(rows, x0, job.conditions(rows)), len(rows)
@@ -146,6 +143,12 @@ def _asked(job: Job) -> tuple[Cond, int]:
         known = {name: at for at, name in enumerate(job.source.classes)}
         return Cond(label=torch.tensor([known.get(name, -1) for name in names])), len(names)
     return Cond(), 16
+
+
+def _sound(job: Job, rows: Sequence[int]) -> list[tuple[int, Tensor]]:
+    """The first of some records that can be read, with their pictures."""
+    found = ((row, readable(job, row)) for row in rows)
+    return list(islice(((row, picture) for row, picture in found if picture is not None), PREVIEWED))
 
 
 def grid(images: Tensor, file: Path) -> None:

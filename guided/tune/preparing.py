@@ -13,6 +13,7 @@ from guided.data import Pictures, Record, Source, Split
 from guided.data.aspects import BatchOrder, ManySizes
 from guided.data.order import Order
 from guided.data.splitting import fraction
+from guided.degrade import Pairs
 from guided.denoiser import Denoiser
 from guided.frames import DDPM, Framed
 from guided.model import Model
@@ -44,6 +45,9 @@ def prepare_tuning(
     tune = recipe.tune
     assert tune is not None
     base = opened(tune, facts)
+    taught = base.translation if recipe.translate is None else recipe.translate.taught()
+    if taught is not None and any(isinstance(task, Pairs) for task in taught.tasks):
+        raise ValueError("translate.tasks: pairs are learnt by training (guided train): tuning reads no partners")
     spec = tune.encoder or (base.encoders["text"].spec if "text" in base.encoders else None)
     if spec is not None:
         section = recipe.text.model_copy(update={"encoder": spec, "length": None})
@@ -70,10 +74,9 @@ def prepare_tuning(
         shown = latents_of(many, model)
     order, watched = _order(recipe, split, kept, many)
     law = law_of(recipe, model.denoiser)
-    translation = base.translation if recipe.translate is None else recipe.translate.taught()
     drop = recipe.train.drop if recipe.data.condition != "none" else 0.0
     looks = recipe.data.flip, recipe.data.crop
-    samples = Samples(shown, order, split.train, conditions, law, recipe.seed, drop, *looks, translation)
+    samples = Samples(shown, order, split.train, conditions, law, recipe.seed, drop, *looks, taught)
     denoiser = model.denoiser.to(device)
     rest(model, device, reads=training.reads(tune))
     tuning = Tuned(
@@ -90,7 +93,7 @@ def prepare_tuning(
     )
     config = model.denoiser.network.config
     made = source, pictures, split, conditions, samples, law, denoiser, config, setup.fingerprint(own.records)
-    return Job(recipe, *made, translation, None, tuning)  # type: ignore[arg-type]
+    return Job(recipe, *made, taught, None, tuning)  # type: ignore[arg-type]
 
 
 def _ready(base: Model, recipe: Recipe, own: Source, device: torch.device, stand_in: bool) -> Source | None:

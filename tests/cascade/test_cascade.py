@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import guided
 from guided import Cascade, Noise, degrade, sample
@@ -57,6 +59,16 @@ def test_stages_have_noise_of_their_own_and_pictures_that_of_their_seed() -> Non
     both = cascade.generate(labels=["cat", "dog"], seed=3, steps=2)
     alone = cascade.generate(labels="dog", seed=4, steps=2)
     assert torch.equal(both.tensor[1:], alone.tensor)
+
+
+def test_a_class_is_the_same_in_every_stage_whatever_its_number() -> None:
+    taught = Translation((degrade.Down(4),))
+    model, network = answering(taught, steps=1)
+    network.config = dataclasses.replace(network.config, classes=4)
+    last = Model(model.denoiser, model.codec, {}, {**model.card, "classes": build.CLASSES[::-1]})
+    cascade = Cascade([base(), last])
+    cascade.generate(labels=["dog", 0], steps=1, w=1.0)
+    assert [int(label) for _, _, label in network.calls] == [2, 3]  # type: ignore[arg-type]
 
 
 def test_its_level_is_the_cards_unless_one_is_given() -> None:
@@ -167,6 +179,44 @@ def test_upscale_runs_the_enlarging_stages() -> None:
     assert done.arrays[0].shape == (48, 40, 4)
     with pytest.raises(ValueError, match="no stage that enlarges"):
         Cascade([base()]).upscale(given)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "CMYK", "P"])
+def test_what_stages_hand_on_keeps_the_photos_mode(mode: str) -> None:
+    cascade = Cascade([base(), larger(Translation((degrade.Down(2),))), up()])
+    given = Image.fromarray(photo((6, 5))).convert(mode)
+    done, one = cascade.upscale(given), up().upscale(given)
+    assert done[0].mode == one[0].mode and done[0].size == (40, 48)
+
+
+def test_an_enlarged_photo_says_how_each_stage_made_its_part(tmp_path: pathlib.Path) -> None:
+    cascade = Cascade([base(), larger(), up()], [0.3, 0.2], name="three", source="three")
+    Image.fromarray(photo((3, 2))).save(tmp_path / "a.png")
+    record = cascade.upscale(tmp_path / "a.png", seed=4).records[0]
+    assert record["name"] == "three" and record["model_sha256"] == cascade.hash and record["scale"] == 16
+    assert record["photo"] == str(tmp_path / "a.png") and record["size"] == [48, 32] and record["nfe"] == 8
+    assert [stage.get("level") for stage in record["stages"]] == [None, 0.2], "the photo is real, what is drawn is not"
+    assert json.dumps(record)
+
+
+def test_enlarging_stages_hear_the_level_of_what_was_drawn_and_have_noise_of_their_own() -> None:
+    (second, near), (third, far) = answering(LARGER, steps=1), answering(LARGER, steps=1)
+    seen: list[torch.Tensor] = []
+    for network in (near, far):
+        plain = network.forward
+        network.forward = lambda x, c, cond, plain=plain: (seen.append(x), plain(x, c, cond))[1]  # type: ignore
+    Cascade([base(), second, third], [0.3, 0.2]).upscale(photo((3, 3)))
+    told = [round(float(network.calls[0][1]), 6) for network in (near, far)]  # type: ignore[arg-type]
+    assert told == [0.0, 0.2]
+    first, after = (part.flatten()[: seen[0].numel()] for part in seen)
+    assert abs(float(torch.corrcoef(torch.stack([first, after]))[0, 1])) < 0.2
+
+
+def test_what_is_too_large_for_the_last_stage_is_refused_before_the_first() -> None:
+    model, network = answering(LARGER)
+    with pytest.raises(ValueError, match="enlarged by 16 are more than 128 million"):
+        Cascade([base(), model, model]).upscale(np.zeros((800, 700, 3), np.uint8))
+    assert not network.calls
 
 
 BICUBIC = Translation((degrade.Down(4, "bicubic"),), Augment())

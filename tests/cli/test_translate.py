@@ -150,6 +150,19 @@ def test_a_cascade_is_joined_draws_edits_and_enlarges(
     assert main(["cascade", "join", *parts, "--out", joined]) == 2
 
 
+def test_with_another_adapter_a_picture_is_not_done_already(
+    models: dict[str, str], tmp_path: pathlib.Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from guided.cli import common
+
+    monkeypatch.setattr(common, "open_drawing", lambda path, device, dtype, lora: Model.open(path))
+    saved(tmp_path / "a.png", 1)
+    words = ["upscale", str(tmp_path / "a.png"), "--model", models["larger"], "--steps", "1", "--out"]
+    assert main([*words, str(tmp_path / "b.png"), "--lora", "one"]) == 0
+    assert main([*words, str(tmp_path / "b.png"), "--lora", "two"]) == 2
+    assert "lora: ['one'] there, ['two'] now" in capsys.readouterr().err
+
+
 WRONG = {
     "translate a.png --model larger --out b.png": "use model.upscale (guided upscale)",
     "translate a.png --model quartet --out b.png": "several tasks: give task= (--task)",
@@ -158,6 +171,9 @@ WRONG = {
     "upscale a.png --model larger --scale 3 --out b.png": "a divisor of 4, got 3",
     "upscale none.png --model larger --out b.png": "no such picture or folder",
     "upscale a.png --model both --scale 2 --out b.png": "it enlarges without --scale",
+    "upscale a.png --model both --w 0 --out b.png": "it enlarges without --w",
+    "translate a.png --model quartet --task colorize --out b.png": "did you mean colourise?",
+    "cascade join larger larger --out a.png": "--out: a.png is there already",
     "edit a.png --model both --label cat --faithful 10% --out b.png": "it edits without --faithful",
     "generate --model larger": "use model.upscale",
     "cascade join larger larger --out c": "the first stage draws them",

@@ -18,7 +18,7 @@ from guided.noise import generator
 
 EVERY: list[Task] = [
     Colourise(), Edges(), Inpaint(), Inpaint("centre", high=0.25), Uncrop(), JPEG(), Deblur(), Denoise(), Down(4),
-    Down(2, "bicubic"), Photo(4), Pairs(),
+    Down(2, "bicubic"), Photo(4), Photo(4, up="linear", strength=0.5), Pairs(),
 ]  # fmt: skip
 
 
@@ -180,14 +180,31 @@ def test_a_photo_without_a_past_is_small_alone() -> None:
     assert float((past - plain).abs().max()) < 1e-6
 
 
+def test_a_consistent_picture_is_the_nearest_one() -> None:
+    """Against the projection by sorting, square by square in float64: clip(x + c) with the c whose mean is right."""
+    rng = np.random.default_rng(0)
+    x, small = rng.normal(0, 1, (3, 8, 8)), rng.uniform(-1, 1, (3, 2, 2)).round(1)
+    small[0, 0] = (1, -1)
+    found = degrade.consistent(torch.from_numpy(x), torch.from_numpy(small), 4).numpy()
+    for place in np.ndindex(small.shape):
+        rows, columns = (slice(4 * i, 4 * i + 4) for i in place[1:])
+        square, wanted = x[place[0], rows, columns].ravel(), small[place]
+        # The mean is linear between the shifts at which one pixel more is cut.
+        bends = np.sort(np.concatenate([-1 - square, 1 - square]))
+        means = np.array([np.clip(square + c, -1, 1).mean() for c in bends])
+        nearest = np.clip(square + np.interp(wanted, means, bends), -1, 1)
+        assert np.abs(found[place[0], rows, columns].ravel() - nearest).max() < 1e-7
+
+
 def test_consistent_pictures_have_the_means_they_should_and_stay_in_range() -> None:
     small = degrade.box(picture(size=(32, 32)), 4).clamp(-1, 1)
     small[:, :2] = 1.0  # where there is no room
     wrong = torch.rand(1, 3, 32, 32, generator=generator("t", 0, 0)) * 3 - 1.5
     found = degrade.consistent(wrong, small[None], 4)
     assert float(found.abs().max()) <= 1
-    error = (degrade.box(found, 4) - small).square().mean()
-    assert float(10 * torch.log10(4 / error)) > 55
+    assert float((degrade.box(found, 4) - small).abs().max()) < 1e-6, "also where all of a square has to be white"
+    alone = degrade.consistent(torch.cat([wrong, 9 * wrong]), torch.stack([small, small]), 4)[:1]
+    assert torch.equal(alone, found), "whatever is beside it"
     x0 = picture(size=(32, 32))
     assert float((degrade.consistent(x0, degrade.box(x0, 4), 4) - x0).abs().max()) < 1e-6, "nothing is missing there"
 
@@ -204,7 +221,14 @@ WRONG = {
     "inpaint('star')": "free or centre",
     "inpaint(low=0)": "0.01 <= low",
     "photo(4, strength=2)": "a strength from 0 to 1",
-    "edges(-1)": "blur >= 0",
+    "edges(-1)": "0 <= blur <= 64",
+    "edges(1e9)": "0 <= blur <= 64",
+    "edges(0.5, 'x')": "got 0.5 and 'x'",
+    "jpeg('a', 3)": "1 <= low <= high <= 95, got 'a' and 3",
+    "jpeg(5.5, 20)": "expected whole qualities",
+    "inpaint(high=None)": "0.1 and None",
+    "photo(4, kernel='bicubic')": "its kernels are drawn",
+    "photo(4, strength='x')": "a strength from 0 to 1, got 'x'",
     "1 + 1": "expected a word",
 }
 
@@ -222,3 +246,6 @@ def test_a_word_finds_its_task() -> None:
         degrade.named("down", tasks)
     with pytest.raises(ValueError, match="is not one of what this model learnt: colourise"):
         degrade.named("deblur", tasks)
+    for word, meant in (("colorize", "colourise"), ("JPEG", "jpeg"), ("jpg", "jpeg")):
+        with pytest.raises(ValueError, match=f"did you mean {meant}"):
+            degrade.named(word, tasks)

@@ -88,6 +88,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tasks": ["jpeg"], "augment": {"kind": "salt"}}, "noise or blur"),
     ({"tasks": ["jpeg"], "augment": {"level": 2, "most": 1}}, "level <= most"),
     ({"tasks": ["jpeg"], "augment": {"sort": 2}}, "translate.augment"),
+    ({"tasks": ["jpeg"], "augment": 5}, "translate.augment: expected kind, most and level, got 5"),
+    ({"tasks": ["jpeg"], "augment": {"most": "x"}}, "level 0.1, most 'x'"),
+    ({"tasks": ["down(4)", "photo(4)"]}, "at most one of down and photo"),
     ({"tasks": ["inpaint"], "augment": {"kind": "blur"}}, "cannot be blurred"),
     ({"tasks": ["jpeg"], "more": 1}, "expected tasks and augment"),
 ]

@@ -172,3 +172,23 @@ def test_too_few_pictures_are_refused(distance: object, least: int) -> None:
 def test_an_impossible_neighbour_is_refused() -> None:
     with pytest.raises(ValueError, match="neighbours"):
         coverage(draw(60, 2, 0), draw(60, 2, 1), k=60)
+
+
+def test_a_difference_of_distances_is_covered_and_surer_than_both() -> None:
+    """Pairs x and 1.1 x + 0.1 against N(0, I): |0.1|^2 F + F (1.1 - 1)^2, which the interval covers."""
+    rng, F, n = torch.Generator().manual_seed(0), 4, 300
+    reference = torch.randn(20_000, F, generator=rng, dtype=torch.float64)
+    wanted = F * 0.1**2 + F * 0.1**2
+    covered, widths = 0, []
+    for _ in range(60):
+        x = torch.randn(n, F, generator=rng, dtype=torch.float64)
+        found = distances.farther(1.1 * x + 0.1, x, reference)
+        covered += found.low <= wanted <= found.high
+        widths.append(found.high - found.low)
+    assert 53 <= covered <= 60, covered
+    whole = distances.frechet(1.1 * x + 0.1, reference)
+    assert sum(widths) / 60 < 0.9 * (whole.high - whole.low)
+    same = distances.farther(x, x, reference)
+    assert same.value == same.low == same.high == 0
+    with pytest.raises(ValueError, match="pairs are as many"):
+        distances.farther(x, x[1:], reference)

@@ -30,17 +30,22 @@ class Memory(nn.Module):
     the level it is told.
     """
 
-    accepts = frozenset({"image", "aug"})
+    accepts = frozenset({"image", "aug", "label"})
 
-    def __init__(self, pictures: Tensor, taught: degrade.Down, lost: bool, bias: float, hears: bool) -> None:
+    def __init__(
+        self, pictures: Tensor, taught: degrade.Down, lost: bool, bias: float, hears: bool, worn: float = 0.0
+    ) -> None:
         super().__init__()
         self.config = dataclasses.replace(preset("tiny-local"), aug=True)
         self.pictures, self.lost, self.bias, self.hears = pictures, lost, bias, hears
-        self.shown = torch.stack([taught(one, torch.Generator())[0] for one in pictures])
+        self.shown = torch.stack([taught(one, torch.Generator().manual_seed(0))[0] for one in pictures])
         self.parameter = nn.Parameter(torch.zeros(1))
+        self.labels: set[int] = set()
+        self.worn = worn
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Any) -> Tensor:
         image = cond.image
+        self.labels |= set() if cond.label is None else set(cond.label.tolist())
         if image.shape[-2:] != self.shown.shape[-2:]:
             return image.clone()
         distance = (image[:, None] - self.shown[None]).square().mean((2, 3, 4))
@@ -50,6 +55,8 @@ class Memory(nn.Module):
         off = (distance.min(1).values - expected).clamp_min(0).sqrt()[:, None, None, None]
         answer = found + off * torch.sign(found - image)
         answer[:, 0] += self.bias
+        if self.worn and cond.aug is not None:
+            answer = answer * (1 + self.worn * cond.aug[:, None, None, None])
         return answer
 
 
@@ -89,10 +96,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def built(folder: pathlib.Path, **how: Any) -> Cascade:
     files = sorted(folder.rglob("*.png"))
     large = torch.stack([torch.from_numpy(np.asarray(Image.open(f))).permute(2, 0, 1) / 127.5 - 1 for f in files])
-    task = degrade.Down(4)
+    task = how.get("task", degrade.Down(4))
+    tasks = how.get("tasks", (task,))
     first = Drawer(degrade.box(large, 4), how.get("good", True), how.get("first", 0.0))
     second = Memory(
-        large, how.get("taught", task), how.get("lost", False), how.get("second", 0.0), how.get("hears", True)
+        large,
+        how.get("taught", task),
+        how.get("lost", False),
+        how.get("second", 0.0),
+        how.get("hears", True),
+        how.get("worn", 0.0),
     )
     data = {"recipe": {"data": {"path": "x", "condition": "class", "hold_out": None}}}
     names = [f"{i:02d}" for i in range(48)]
@@ -100,7 +113,8 @@ def built(folder: pathlib.Path, **how: Any) -> Cascade:
         Denoiser(first, X0(), 0.02, 10.0), Pixels(), {},
         {"name": "base", "size": [8, 8], "classes": names, "defaults": {"steps": 2, "w": 1.0}, **data},
     )  # fmt: skip
-    taught = Translation((task,), AUGMENT).card()
+    taught = Translation(tasks, AUGMENT).card()
+    second.config = dataclasses.replace(second.config, classes=len(tasks) if len(tasks) > 1 else 0)
     up = Model(
         Denoiser(second, X0(), 0.02, 10.0), Pixels(), {},
         {"name": "up", "size": [32, 32], "defaults": {"steps": 2}, "translate": taught},
@@ -146,8 +160,41 @@ def test_a_stage_that_does_not_hear_its_level_is_named(folder: pathlib.Path) -> 
     assert (2, "augmentation not learnt") in kinds(built(folder, hears=False), folder)
 
 
-def test_too_few_pictures_are_refused(folder: pathlib.Path) -> None:
+def test_a_stage_taught_on_photos_pasts_is_judged_by_those(folder: pathlib.Path) -> None:
+    """Its pairs have no one kernel: it is called neither under-trained nor of another one."""
+    task = degrade.Photo(4, strength=0.3)
+    cascade = built(folder, task=task)
+    assert not {kind for _, kind in kinds(cascade, folder)} & {"under-trained", "wrong kernel"}
+
+
+def test_a_stage_of_several_tasks_is_told_which_it_is(folder: pathlib.Path) -> None:
+    cascade = built(folder, tasks=(degrade.JPEG(), degrade.Down(4)))
+    assert examine(cascade, str(folder), Doctor(n=48, batch=48)).sound
+    assert cascade.stages[1].denoiser.network.labels == {1}  # type: ignore[union-attr]
+
+
+def test_pictures_smaller_than_a_stage_draws_are_no_measure(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for file in folder.rglob("*.png"):
+        (tmp_path / file.parent.name).mkdir()
+        Image.open(file).resize((8, 8), Image.Resampling.BOX).save(tmp_path / file.parent.name / "p.png")
+    with pytest.raises(ValueError, match=r"smaller than stage 2 draws them .one has 8 x 8 pixels, it draws 32 x 32"):
+        examine(built(folder), str(tmp_path), Doctor(n=48, batch=48))
+
+
+def test_a_level_that_wears_the_pictures_is_named(folder: pathlib.Path) -> None:
+    """The stage hears its level, but draws the worse for it: told by the same pictures at two levels."""
+    found = examine(built(folder, level=0.4, worn=0.25), str(folder), Doctor(n=48, batch=48))
+    named = [finding for finding in found.findings if finding.kind == "wrong augmentation level"]
+    assert len(named) == 1 and named[0].remedy == "join the stages with --level 0" and found.levels == (0.0,)
+
+
+def test_too_few_pictures_are_refused(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="at least 48 pictures, got 10"):
         Doctor(n=10)
     with pytest.raises(ValueError, match="60 pictures are asked for, there are 48"):
         examine(built(folder), str(folder), Doctor(n=60))
+    for file in sorted(folder.rglob("*.png"))[:40]:
+        (tmp_path / file.parent.name).mkdir()
+        (tmp_path / file.parent.name / "p.png").write_bytes(file.read_bytes())
+    with pytest.raises(ValueError, match="there are 40: it needs at least 48"):
+        examine(built(folder), str(tmp_path), Doctor(n=48))

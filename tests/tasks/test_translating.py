@@ -119,6 +119,7 @@ REFUSED: list[tuple[Model, str, dict[str, Any], str]] = [
     (quartet(), "translate", {}, "several tasks: give task="),
     (quartet(), "translate", {"task": "jpgg"}, "is not one of what this model learnt"),
     (quartet(), "translate", {"task": "inpaint"}, "give mask="),
+    (quartet(), "translate", {"task": "jpeg", "expand": (4, 0, 0, 0)}, "paints nothing beyond the borders"),
     (quartet(), "upscale", {}, "makes no pictures larger"),
     (quartet(), "generate", {}, "use model.translate"),
     (larger(), "translate", {}, "use model.upscale"),
@@ -183,3 +184,45 @@ def test_a_network_of_differences_begins_at_what_it_is_shown() -> None:
     still = around.translate(given, steps=8).tensor
     seen = torch.from_numpy(given).permute(2, 0, 1) / 127.5 - 1
     assert float((still - seen).abs().mean()) < 0.1 and not torch.equal(still, one.tensor)
+
+
+def drawn_grey(taught: Translation, **card: Any) -> Model:
+    """A model of 16 x 16 that answers mid-grey whatever it is shown."""
+    model, network = answering(taught)
+    plain = network.forward
+    network.forward = lambda x, c, cond: plain(x, c, cond) * 0  # type: ignore[method-assign]
+    return Model(model.denoiser, model.codec, {}, {**model.card, **card})
+
+
+def test_lines_and_pairs_leave_nothing_of_themselves_in_what_is_drawn() -> None:
+    """A photo larger than the network keeps its detail where it is coloured, and none where it is drawn from lines."""
+    given = photo((64, 48))
+    for word in ("edges", "pairs"):
+        done = drawn_grey(Translation((degrade.parse(word),))).translate(given).arrays[0]
+        assert done.shape == given.shape and np.abs(done.astype(int) - 127.5).max() <= 0.5, word
+    coloured = drawn_grey(Translation((degrade.Colourise(),))).translate(given).arrays[0]
+    assert coloured.std() > 0.8 * given.std()
+
+
+@pytest.mark.parametrize(
+    ("crop", "shapes"), [(0.0, {(1, 3, 64, 48)}), (0.3, {(1, 3, 20, 12)}), (None, {(1, 3, 20, 12)})]
+)
+def test_pairs_are_seen_at_the_scale_that_they_were_learnt_at(crop: float | None, shapes: set[tuple[int, ...]]) -> None:
+    model, network = answering(Translation((degrade.Pairs(),)))
+    recipe = {"recipe": {"data": {"path": "x", **({} if crop is None else {"crop": crop})}}}
+    given = photo((64, 48))
+    Model(model.denoiser, model.codec, {}, {**model.card, **recipe}).translate(given)
+    assert {shape for shape, _, _ in network.calls} == shapes
+
+
+def test_a_network_of_grey_pictures_takes_no_colours_away() -> None:
+    restorer = build.model("tiny-local", card={"translate": Translation((degrade.JPEG(),)).card()}, **GREY)
+    larger_grey = build.model("tiny-local", card={"translate": Translation((degrade.Down(4),)).card()}, **GREY)
+    for call in (restorer.translate, larger_grey.upscale):
+        with pytest.raises(ValueError, match="works on grey pictures: make the photo grey first"):
+            call(photo())
+        done = call(photo(channels=1).repeat(3, -1), steps=1).arrays[0]
+        assert np.array_equal(done[..., 0], done[..., 1])
+
+
+GREY: dict[str, Any] = {"in_channels": 1, "out_channels": 1, "image_channels": 1}

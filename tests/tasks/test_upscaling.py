@@ -122,3 +122,44 @@ def test_blur_is_an_augmentation_as_well() -> None:
     given = photo((5, 5))
     sharp, blurred = (model.upscale(given, level=level).tensor for level in (0.0, 3.0))
     assert float(blurred.std()) < 0.7 * float(sharp.std())
+
+
+def test_a_network_of_several_tasks_enlarges_too() -> None:
+    taught = Translation((degrade.JPEG(), degrade.Down(4)))
+    model, network = answering(taught)
+    given = photo((5, 7))
+    small = torch.from_numpy(given).permute(2, 0, 1)[None] / 127.5 - 1
+    wanted = degrade.enlarge(small, (20, 28)).clamp(-1, 1)
+    assert float((model.upscale(given).tensor - wanted).abs().max()) < 1e-6
+    assert {int(label) for _, _, label in network.calls} == {1}  # type: ignore[arg-type]
+    given = photo((16, 16))
+    assert np.array_equal(model.translate(given, task="jpeg").arrays[0], given)
+    assert int(network.calls[-1][2]) == 0  # type: ignore[arg-type]
+
+
+def test_a_long_photo_is_enlarged_beyond_what_is_drawn_at_once() -> None:
+    model, _ = answering(LARGER, steps=1)
+    assert model.upscale(photo((2, 2100)))[0].size == (8400, 8)
+
+
+def test_every_pass_has_noise_of_its_own() -> None:
+    model, network = answering(LARGER, steps=1)
+    seen: list[torch.Tensor] = []
+    plain = network.forward
+    network.forward = lambda x, c, cond: (seen.append(x), plain(x, c, cond))[1]  # type: ignore[method-assign]
+    model.upscale(photo((3, 3)), scale=16)
+    first, second = (part.flatten()[: seen[0].numel()] for part in seen)
+    assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 0.2
+
+
+def test_photos_that_differ_or_are_none_are_named() -> None:
+    with pytest.raises(ValueError, match="the list of photos is empty"):
+        larger().upscale([])
+    with pytest.raises(ValueError, match="got 5 x 4 RGB of 8 bits and 5 x 4 RGBA of 8 bits"):
+        larger().upscale([photo((4, 5)), photo((4, 5), channels=4)])
+
+
+def test_a_photos_past_is_nothing_to_be_exact_about() -> None:
+    model = larger(Translation((degrade.Photo(4),)))
+    with pytest.raises(ValueError, match="not made small by means"):
+        model.upscale(photo((4, 4)), exact=True)

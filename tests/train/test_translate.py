@@ -15,7 +15,7 @@ from guided.cond import Cond
 from guided.data.order import Order
 from guided.degrade import Translation
 from guided.model import Model
-from guided.train import load_recipe, setup
+from guided.train import load_recipe, setup, watch
 from guided.train.batch import Samples
 from guided.train.levels import LogNormal
 from tests.train import tools
@@ -105,6 +105,21 @@ def pair_folders(root: Path, names: tuple[str, ...] = ("a", "b", "c", "d", "e", 
     return root
 
 
+def test_what_is_judged_is_seen_at_the_scale_that_is_learnt(tmp_path: Path) -> None:
+    """Windows of the pictures' own scale: what is kept out stands for its middle one, and so does its partner."""
+    root = pair_folders(tmp_path / "pairs", size=20)
+    values = recipe(root, tmp_path / "run") | {"translate": {"tasks": ["pairs"]}}
+    values["data"] = {**values["data"], "crop": 0.0}
+    job = setup.prepare(load_recipe(values), torch.device("cpu"))
+    wanted = torch.from_numpy(np.asarray(Image.open(root / "target" / "c.png"))[6:14, 6:14].copy()).permute(2, 0, 1)
+    row = [record.name for record in job.source.records].index("c.png")
+    found = watch.readable(job, row)
+    assert found is not None and torch.equal(found, wanted)
+    x0 = found[None].float() / 127.5 - 1
+    image = job.shown([row], x0, Cond()).image
+    assert image is not None and float((image + x0).abs().max()) < 1e-6, "the negative of the same window"
+
+
 def test_pairs_share_window_and_mirror(tmp_path: Path) -> None:
     root = pair_folders(tmp_path / "pairs")
     values = recipe(root, tmp_path / "run") | {"translate": {"tasks": ["pairs"]}}
@@ -120,6 +135,76 @@ def test_pairs_share_window_and_mirror(tmp_path: Path) -> None:
     assert model.translation is not None and repr(model.translation.tasks[0]) == "pairs"
     photo = np.full((9, 7, 3), 50, np.uint8)
     assert model.translate(photo, steps=2)[0].size == (7, 9)
+
+
+def ramps(size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3): red says how far right a pixel lies, green how far down."""
+    y, x = np.mgrid[0 : size[0], 0 : size[1]].astype(float)
+    return np.stack([(x + 0.5) / size[1], (y + 0.5) / size[0], 0 * x], -1) * 255
+
+
+def ramp_pairs(root: Path, target: tuple[int, int], source: tuple[int, int]) -> Path:
+    for part, size in (("target", target), ("source", source)):
+        (root / part).mkdir(parents=True)
+        for name in "abcd":
+            Image.fromarray(ramps(size).round().astype(np.uint8)).save(root / part / f"{name}.png")
+    return root
+
+
+@pytest.mark.parametrize("crop", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("source", [(64, 96), (32, 48), (20, 30), (128, 192)])
+def test_a_partner_of_another_size_shows_the_same_part(crop: float, source: tuple[int, int], tmp_path: Path) -> None:
+    values = recipe(ramp_pairs(tmp_path / "pairs", (64, 96), source), tmp_path / "run")
+    values["data"] = {**values["data"], "crop": crop, "size": 16}
+    job = setup.prepare(load_recipe(values | {"translate": {"tasks": ["pairs"]}}), torch.device("cpu"))
+    for counter in range(24):
+        batch = job.samples[counter]
+        assert batch.cond.image is not None
+        shown, drawn = (batch.cond.image + 1) * 127.5, batch.x0.float()
+        # A pixel of the source, by which both edges of a window are rounded, and a level of each picture.
+        most = 255 / np.array([[source[1]], [source[0]], [np.inf]]) + 2
+        means = (shown - drawn).abs().mean((0, 2, 3)).numpy()
+        assert (means <= most[:, 0]).all(), (counter, means)
+
+
+def test_a_partner_of_another_shape_is_no_partner(tmp_path: Path) -> None:
+    root = ramp_pairs(tmp_path / "pairs", (40, 60), (20, 30))
+    Image.fromarray(ramps((40, 40)).astype(np.uint8)).save(root / "source" / "c.png")
+    for crop in (0.0, 1.0):
+        values = recipe(root, tmp_path / "run") | {"translate": {"tasks": ["pairs"]}}
+        values["data"] = {**values["data"], "crop": crop, "hold_out": None}
+        job = setup.prepare(load_recipe(values), torch.device("cpu"))
+        faults = [fault for counter in range(12) for fault in job.samples[counter].broken]
+        assert faults and {fault.name for fault in faults} == {"c.png"}
+        assert "60 x 40 pixels, but 40 x 40 in source/" in faults[0].reason
+    ramp_pairs(tmp_path / "none", (40, 60), (40, 40))
+    values["data"] = {**values["data"], "path": str(tmp_path / "none")}
+    job = setup.prepare(load_recipe(values), torch.device("cpu"))
+    with pytest.raises(data.BadPicture, match=r"no sound picture is left in the training part; the first: .* 40 x 40"):
+        job.samples[0]
+
+
+def test_a_preview_falls_back_on_what_is_trained_on(tmp_path: Path) -> None:
+    root = pair_folders(tmp_path / "pairs")
+    values = recipe(root, tmp_path / "run", train__preview_every=24) | {"translate": {"tasks": ["pairs"]}}
+    values["data"] = {**values["data"], "hold_out": {"share": 0.3, "pairs": 0}}
+    job = setup.prepare(load_recipe(values), torch.device("cpu"))
+    assert job.held
+    for row in job.held:
+        (root / "source" / job.source.records[row].name).with_suffix(".bmp").write_bytes(b"no picture")
+    last(values)
+    assert len(list((tmp_path / "run" / "previews").glob("*.png"))) == 2
+
+
+def test_of_sizes_of_other_shapes_those_are_taken_that_can_be_spoilt(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, size in (("a", (40, 40)), ("b", (32, 48)), ("c", (28, 56))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    values = recipe(tmp_path, tmp_path / "run") | {"translate": {"tasks": ["down(8)"]}}
+    values["data"] = {**values["data"], "size": 40, "aspects": True, "hold_out": None}
+    job = setup.prepare(load_recipe(values), torch.device("cpu"))
+    shapes = {tuple(job.samples[counter].x0.shape[2:]) for counter in range(60)}
+    assert len(shapes) > 1 and all(side % 8 == 0 for shape in shapes for side in shape)
 
 
 def test_pairs_find_their_partners_or_say_who_has_none(tmp_path: Path) -> None:
@@ -150,9 +235,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"translate": {"tasks": ["jpg"]}}, "known are colourise"),
     ({"translate": {"tasks": ["jpeg"], "augment": {"most": 0.1, "level": 0.2}}}, "level <= most"),
     ({"translate": {"tasks": ["jpeg", "colourise"]}, "data": {"condition": "class"}}, "data.condition=class needs"),
+    ({"translate": {"tasks": ["pairs"]}, "data": {"aspects": True}}, "data.aspects: pairs are brought to one size"),
     ({"translate": {"tasks": ["pairs"]}, "data": {"path": "shapes"}}, "a folder with `source` and `target`"),
     ({"translate": {"tasks": ["jpeg"]}, "task": "classifier", "data": {"condition": "class"}}, "changes no pictures"),
     ({"translate": {"tasks": ["down(4)"]}, "data": {"size": 10}}, "not divisible by 4"),
+    ({"translate": {"tasks": ["down(4, up='none')"]}}, "for networks of latents"),
+    ({"translate": {"tasks": ["colourise"]}, "data": {"channels": 1}}, "have no colours to learn"),
     ({"translate": {"tasks": ["jpeg"]}, "model": {"image_channels": 1}}, "model.image_channels: 1 does not fit"),
 ]
 
@@ -182,6 +270,23 @@ def test_the_recipes_train_at_toy_size(name: str, tmp_path: Path) -> None:
     photo = np.full((16, 16, 3), 90, np.uint8)
     done = model.upscale(photo, steps=2) if name == "sr-emoji" else model.translate(photo, task="jpeg", steps=2)
     assert done[0].size == ((64, 64) if name == "sr-emoji" else (16, 16))
+
+
+def test_two_recipes_of_one_folder_make_a_cascade(tmp_path: Path) -> None:
+    """As the README has it: a first stage and sr-emoji, each a run of its own, joined by their folders."""
+    from guided import Cascade
+    from guided.cli import main
+
+    pictures = tools.pictures(tmp_path / "pictures", size=32)
+    last(tools.tiny(pictures, tmp_path / "base", train__images=24))
+    larger = Path(__file__).resolve().parent.parent.parent / "recipes" / "sr-emoji.yaml"
+    small = {"data.size": 16, "model": {"preset": "tiny-local"}, "train.images": 16, "train.batch_size": 8}
+    small |= {"train.save_every": 8, "train.preview_every": 0, "train.precision": "float32"}
+    list(fit(larger, {"data.path": str(pictures), "out": str(tmp_path / "up"), **small}, device="cpu"))
+    assert main(["cascade", "join", str(tmp_path / "base"), str(tmp_path / "up"), "--out", str(tmp_path / "both")]) == 0
+    both = Cascade.load(tmp_path / "both")
+    assert both.sizes == [(8, 8), (32, 32)] and both.levels == (0.05,)
+    assert both.generate(labels="round", steps=2)[0].size == (32, 32)
 
 
 def test_a_preview_passes_over_what_cannot_be_read(tmp_path: Path) -> None:

@@ -123,6 +123,8 @@ def test_new_classes_are_learnt_beside_the_old(
 def test_a_network_learns_to_be_shown_a_picture(
     words_base: pathlib.Path, captioned: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
+    with pytest.raises(ValueError, match="tuning reads no partners"):
+        run(words_base, captioned, tmp_path / "refused", "full", tasks=("pairs",), replay=0.0)
     run(words_base, captioned, tmp_path / "run", "full", tasks=("colourise",), replay=0.0)
     model = zoo.load_model(tmp_path / "run")
     assert model.translation is not None and "image" in model.denoiser.accepts
