@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -82,4 +83,4 @@ def bent(D: Tensor, before: Sequence[Tensor], row: Sequence[float]) -> Tensor:
 def sizes(bend: Tensor) -> Tensor:
     """The root mean square of each image, (B, 1, ...)."""
     found: Tensor = torch.linalg.vector_norm(bend, dim=tuple(range(1, bend.ndim)), keepdim=True)
-    return found * bend[0].numel() ** -0.5
+    return found / math.sqrt(bend[0].numel())
