@@ -144,7 +144,9 @@ def _change(layer: str, held: Mapping[str, tuple[str, Tensor]], alpha: float | N
 def _magnitude(given: tuple[str, Tensor], outputs: int) -> Tensor:
     name, value = given
     shape = tuple(value.shape)
-    if shape not in ((outputs,), (outputs, 1), (outputs, 1, 1, 1), (1, outputs, 1, 1)):
+    # peft's magnitude of a convolution is (1, outputs, 1, 1); LyCORIS has one number an input so.
+    known = ((outputs,), (outputs, 1), (outputs, 1, 1, 1), *([] if "dora_scale" in name else [(1, outputs, 1, 1)]))
+    if shape not in known:
         across = " (one number an input, which neither peft nor diffusers knows)" if shape[:1] == (1,) else ""
         raise ValueError(
             f"{name!r}: the shape {list(shape)}, expected one number for each of {outputs} outputs{across}"

@@ -53,6 +53,10 @@ def put(tmp_path: pathlib.Path, tensors: dict[str, Tensor], **how: Any) -> pathl
             GOOD | {f"{LAYER}.dora_scale": torch.ones(1, 8)},
             "one number an input, which neither peft nor diffusers knows",
         ),
+        (
+            GOOD | {f"{LAYER}.dora_scale": torch.ones(1, 8, 1, 1)},
+            "one number an input, which neither peft nor diffusers knows",
+        ),
         (GOOD | {f"{LAYER}.lora.down.weight": torch.ones(2, 8)}, "the same as"),
         (GOOD | {f"{LAYER}.hada_w1_a": torch.ones(2, 8)}, "hada_w1_a': LoHa of LyCORIS, not LoRA"),
         (GOOD | {f"{LAYER}.lokr_w1": torch.ones(2, 8)}, "lokr_w1': LoKr of LyCORIS"),
