@@ -15,11 +15,12 @@ from guided.cond import Cond
 from guided.guide import cfg, rescale
 from guided.model import Model
 from guided.nn import UNetConfig
-from guided.tune import Settings, distill
+from guided.tune import Settings, adapters, distill
 from guided.tune.distilling import prepared, teaching
 from guided.tune.distilling.guides import folded
 from guided.tune.distilling.material import Material
 from tests.model import build
+from tests.tune.adapters.build import random
 from tests.tune.distilling import tools
 
 
@@ -174,6 +175,10 @@ def test_teachers_that_cannot_be_distilled_are_refused(data: Path, tmp_path: Pat
         prepared(build.plain_model(), tools.settings(data), "cpu")
     with pytest.raises(ValueError, match="classes that tiny-class does not know: round, square"):
         prepared(build.class_model(), tools.settings(data), "cpu")
+    worn = tools.teacher()
+    adapters.inject(worn, random(worn.denoiser.network), name="style")
+    with pytest.raises(ValueError, match=r"distill: an adapter is on .*'style'.*merge it first \(guided convert"):
+        prepared(worn, tools.settings(data), "cpu")
     made = student(tools.teacher(), tmp_path / "run", tools.settings(data, images=16, method="guidance"))
     with pytest.raises(ValueError, match="is distilled itself"):
         prepared(made, tools.settings(data), "cpu")
