@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from guided.data import Pictures, Record, Source, Split
+from guided.data import BadPicture, Pictures, Record, Source, Split
 from guided.data.aspects import BatchOrder, ManySizes
 from guided.data.order import Order
 from guided.data.splitting import fraction
@@ -32,6 +33,8 @@ from guided.tune.tuned import Tuned, apart, nowhere
 HELD = 8
 """One picture in so many is kept out, where there are as many at least."""
 MOST_HELD = 64
+COMPARED = 1000
+"""Of more pictures nobody reads all the files to find those that are there twice."""
 
 
 def prepare_tuning(
@@ -54,7 +57,7 @@ def prepare_tuning(
         recipe = recipe.model_copy(update={"text": section})
     own = heading.told(recipe, base, setup.open_source(as_found(recipe))[0])
     setup.unchanged(recipe, own.records, facts)
-    split = parted(own.records)
+    split = parted(own)
     known_as = {"base": base.name, "base_sha256": base.hash}
     replayed = _ready(base, recipe, own, device, stand_in)
     source: Source = own if replayed is None else replay.Joined(own, replayed)
@@ -130,10 +133,16 @@ def _replayed(base: Model, recipe: Recipe, own: Source, stand_in: bool) -> Sourc
 
 
 def opened(tune: Tune, facts: Mapping[str, Any] | None) -> Model:
-    """The base; ValueError where it is not the one that a run began with."""
+    """The base; ValueError where it is none to be tuned, or not the one that a run began with."""
     from guided import zoo
 
     base = zoo.load_model(tune.base)
+    base.plain("tune")
+    if base.distilled is not None:
+        raise ValueError(
+            f"tune.base: {base.name} is distilled: to denoise pictures would undo what it learnt; tune its teacher, "
+            "and distil that again"
+        )
     if facts is not None and facts["base"]["base_sha256"] != base.hash:
         raise ValueError(
             f"tune.base: the weights of {tune.base} are no longer those this run began with; restore them, or begin "
@@ -147,12 +156,33 @@ def as_found(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"condition": "none"})})
 
 
-def parted(records: Sequence[Record]) -> Split:
-    """One picture in 8 kept out, at most 64, by the hash of its name; none of fewer than 6."""
+def parted(source: Source) -> Split:
+    """One picture in 8 kept out, at most 64, by the hash of its name; none of fewer than 6.
+
+    Of a file that is there several times all are kept out, or none: else what is learnt of one would be judged by it.
+    """
+    records = source.records
     count = min(MOST_HELD, max(1, len(records) // HELD)) if len(records) >= HELD - 2 else 0
     order = sorted(range(len(records)), key=lambda i: fraction(Path(records[i].name).name))
-    held = tuple(sorted(order[:count]))
-    return Split(tuple(i for i in range(len(records)) if i not in held), held, ())
+    twins = _twins(source) if count > 0 and len(records) <= COMPARED else {}
+    held: set[int] = set()
+    for row in order:
+        alike = twins.get(row, {row})
+        if len(held) < count and not alike <= held and len(held) + len(alike) <= 2 * count:
+            held |= alike
+    return Split(tuple(i for i in range(len(records)) if i not in held), tuple(sorted(held)), ())
+
+
+def _twins(source: Source) -> dict[int, set[int]]:
+    """Of each record those with the same file, itself among them."""
+    same: dict[bytes, set[int]] = {}
+    for row in range(len(source.records)):
+        try:
+            digest = hashlib.sha256(source.bytes(row)).digest()
+        except (BadPicture, OSError):  # said where the picture is asked for
+            continue
+        same.setdefault(digest, set()).add(row)
+    return {row: rows for rows in same.values() for row in rows}
 
 
 def conditions_of(records: Sequence[Record], tokens: Any, accepts: frozenset[str]) -> Conditions:
