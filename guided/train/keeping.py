@@ -56,7 +56,7 @@ class Keeper:
         self._broken = {row["picture"] for row in self.bad.kept}
         self._notes = list(notes)
         if job.tuning is not None and recipe.train.held_every and not state.counter:
-            state.start = self.held_out(averaged(job, state.emas[0]), self.objective)["mean"]
+            state.start = self.held_out(averaged(job, state.emas[0]), self.objective).get("mean")
 
     def log(self, made: Update, lr: float) -> None:
         """One update's line, and the pictures that broke in it."""

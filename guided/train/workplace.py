@@ -106,6 +106,8 @@ def begun(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
     if not path.exists():
         if any((folder / name).is_file() for name in CARDS):
             raise ValueError(f"{folder}: holds a model, not a run; choose another out=")
+        if folder.is_file():
+            raise ValueError(f"{folder}: a run is a folder, this is a file; choose another out=")
         return None
     try:
         facts: dict[str, Any] = json.loads(path.read_text())

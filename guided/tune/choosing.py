@@ -53,6 +53,7 @@ class Asked:
     seed: int = 0
     precision: str | None = None
     checkpointing: bool | None = None
+    accumulate: int | None = None
     optimizer: str | None = None
     frozen: str | None = None
     aspects: bool = False
@@ -153,6 +154,7 @@ def _train(base: Model, tune: Mapping[str, Any], pictures: int, asked: Asked) ->
         "decay": 0.4,
         "precision": asked.precision or learnt.get("precision") or "bf16",
         "checkpointing": bool(asked.checkpointing),
+        **({} if asked.accumulate is None else {"accumulate": asked.accumulate}),
         "optimizer": asked.optimizer or "adamw",
         "ema": [0.1],
         "early": 0.0,

@@ -107,7 +107,8 @@ def _ready(base: Model, recipe: Recipe, own: Source, device: torch.device, stand
         training.laid_down(base.denoiser.network, tune)
     base.to(device)
     base.denoiser.autocast = setup.AUTOCAST.get(recipe.train.precision)
-    replayed = _replayed(base, recipe, own, stand_in) if tune.replay else None
+    rows = _sound(recipe, own, base, tune.replayed if stand_in else 1)
+    replayed = _replayed(base, recipe, own, rows if stand_in else None) if tune.replay else None
     rest(base, device, reads=training.reads(tune), encodes=True)
     return replayed
 
@@ -126,9 +127,27 @@ def rest(model: Model, device: torch.device, reads: bool, encodes: bool = False)
         model.encoders |= {name: encoder.to("cpu") for name, encoder in lazy.items()}
 
 
-def _replayed(base: Model, recipe: Recipe, own: Source, stand_in: bool) -> Source:
-    if stand_in:
-        return replay.stand_in(base, recipe, own)
+def _sound(recipe: Recipe, source: Source, base: Model, most: int) -> list[int]:
+    """The first rows whose pictures can be read, so many at most; ValueError where there is none."""
+    pictures, rows, first = _plain(recipe, source, base), [], ""
+    for row in range(len(source.records)):
+        try:
+            pictures[row]
+        except BadPicture as error:
+            first = first or str(error)
+            continue
+        rows.append(row)
+        if len(rows) == most:
+            break
+    if not rows:
+        raise ValueError(f"data.path: {recipe.data.path}: none of its pictures can be read; the first: {first}")
+    return rows
+
+
+def _replayed(base: Model, recipe: Recipe, own: Source, instead: Sequence[int] | None) -> Source:
+    """What the base drew; instead: rows of one's own pictures that stand for it."""
+    if instead is not None:
+        return replay.stand_in(base, recipe, own, instead)
     return replay.drawn(base, recipe, Path(recipe.out) / replay.FOLDER)
 
 
@@ -208,10 +227,13 @@ def law_of(recipe: Recipe, denoiser: Denoiser) -> Law:
     return Trained(tuple(torch.linspace(math.log(denoiser.lo), math.log(denoiser.hi), 1000).tolist()))
 
 
-def _pictures(recipe: Recipe, source: Source, model: Model) -> Pictures | Latents:
+def _plain(recipe: Recipe, source: Source, model: Model) -> Pictures:
     channels = 3 if isinstance(model.codec, AutoencoderKL) else model.channels
-    pictures = Pictures(source, recipe.data.size, channels, recipe.data.background, recipe.data.resize)
-    return latents_of(pictures, model)  # type: ignore[no-any-return]
+    return Pictures(source, recipe.data.size, channels, recipe.data.background, recipe.data.resize)
+
+
+def _pictures(recipe: Recipe, source: Source, model: Model) -> Pictures | Latents:
+    return latents_of(_plain(recipe, source, model), model)  # type: ignore[no-any-return]
 
 
 def latents_of(pictures: Any, model: Model) -> Any:

@@ -109,22 +109,22 @@ def _captions(base: Model, n: int) -> list[str]:
 
 
 class Repeated:
-    """As many records as are asked for, their pictures those of a source, over and over."""
+    """As many records as are asked for, their pictures those of some rows of a source, or all, over and over."""
 
-    def __init__(self, source: Source, records: Sequence[Record]) -> None:
-        self.inner = source
+    def __init__(self, source: Source, records: Sequence[Record], rows: Sequence[int] | None = None) -> None:
+        self.inner, self.rows = source, range(len(source.records)) if rows is None else rows
         self.records: Sequence[Record] = list(records)
         self.classes, self.summary, self.skipped = source.classes, source.summary, source.skipped
 
     def bytes(self, i: int) -> bytes:
         """The encoded picture i."""
-        return self.inner.bytes(i % len(self.inner.records))
+        return self.inner.bytes(self.rows[i % len(self.rows)])
 
 
-def stand_in(base: Model, recipe: Recipe, source: Source) -> Source:
-    """What `drawn` would give, with the pictures of another source in their place."""
+def stand_in(base: Model, recipe: Recipe, source: Source, rows: Sequence[int]) -> Source:
+    """What `drawn` would give, with some pictures of another source in their place."""
     asked = subjects(base, recipe)
-    return Repeated(source, [Record(f"{i:05d}", prompt, label) for i, (prompt, label) in enumerate(asked)])
+    return Repeated(source, [Record(f"{i:05d}", prompt, label) for i, (prompt, label) in enumerate(asked)], rows)
 
 
 def drawn(base: Model, recipe: Recipe, folder: Path) -> Source:

@@ -17,7 +17,8 @@ from guided.train.loss import objective
 from guided.train.recipe import Recipe, Tune
 from guided.train.watch import HeldOut
 from guided.tune import Asked, adapters, recipe_for
-from guided.tune.preparing import opened, parted
+from guided.tune.forecast import forecast
+from guided.tune.preparing import opened, parted, prepare_tuning
 from tests.train.tools import pictures
 
 
@@ -82,6 +83,10 @@ def test_a_run_goes_neither_into_a_model_nor_among_the_pictures(
     shutil.copytree(words_base, place)
     with pytest.raises(ValueError, match="holds a model, not a run; choose another"):
         workplace.begun(place, made(words_base, captioned, out=str(place)))
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(ValueError, match="a run is a folder, this is a file"):
+        workplace.begun(file, made(words_base, captioned, out=str(file)))
     for out in (captioned, captioned / "run"):
         with pytest.raises(ValueError, match="lies among the pictures"):
             made(words_base, captioned, out=str(out))
@@ -102,6 +107,23 @@ def test_a_picture_given_twice_is_kept_out_twice_or_not_at_all(tmp_path: pathlib
     for at in range(8):
         shutil.copy(next(folder.rglob("*.png")), alike / f"{at}.png")
     assert parted(data.open(alike)).held_bases == ()
+
+
+def test_a_broken_picture_is_passed_over_and_broken_ones_alone_are_refused(
+    words_base: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    folder = pictures(tmp_path / "data", 8)
+    sound = [file.read_bytes() for file in sorted(folder.rglob("*.png"))[1:]]
+    sorted(folder.rglob("*.png"))[0].write_bytes(b"junk")
+    recipe = made(words_base, folder, changes={"tune.replayed": 24, "train.precision": "float32"}, images=16)
+    assert forecast(recipe, torch.device("cpu")).seconds > 0
+    job = prepare_tuning(recipe, torch.device("cpu"), stand_in=True)
+    assert [job.source.bytes(8 + at) for at in range(24)] == [sound[at % 7] for at in range(24)]
+    for file in folder.rglob("*.png"):
+        file.write_bytes(b"junk")
+    for method in ("lora", "textual-inversion"):
+        with pytest.raises(ValueError, match=r"data: none of its pictures can be read; the first: .*00\.png"):
+            prepare_tuning(made(words_base, folder, method, word="zwx"), torch.device("cpu"))
 
 
 def test_the_held_out_loss_is_that_of_the_pictures_whatever_the_frozen_weights_lie_in(
