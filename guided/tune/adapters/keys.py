@@ -112,8 +112,8 @@ def _change(layer: str, held: Mapping[str, tuple[str, Tensor]], alpha: float | N
     for kind in (DOWN, UP):
         if kind not in held:
             raise ValueError(f"{next(iter(held.values()))[0]!r}: the {kind} half of {layer} is missing")
-    for name, value in held.values():
-        if not value.is_floating_point() and value.ndim:
+    for kind, (name, value) in held.items():
+        if kind != ALPHA and not value.is_floating_point():
             raise ValueError(f"{name!r}: {value.dtype}, expected floating-point numbers")
         if not bool(value.float().isfinite().all()):
             raise ValueError(f"{name!r}: holds NaN or infinity")

@@ -144,6 +144,12 @@ def test_scales_of_files(tmp_path: pathlib.Path) -> None:
     assert scale(GOOD, metadata={"lora_adapter_metadata": json.dumps(said)}) == pytest.approx(2**0.5)
 
 
+def test_an_alpha_may_be_a_whole_number(tmp_path: pathlib.Path) -> None:
+    for alpha in (torch.tensor(1), torch.tensor([1])):
+        (change,) = adapters.read(put(tmp_path, GOOD | {f"{LAYER}.alpha": alpha})).layers["unet"].values()
+        assert change.scale == 0.5
+
+
 def test_half_precision_is_read_in_float32(tmp_path: pathlib.Path) -> None:
     (change,) = adapters.read(put(tmp_path, {k: v.half() for k, v in GOOD.items()})).layers["unet"].values()
     assert change.down.dtype == change.up.dtype == torch.float32

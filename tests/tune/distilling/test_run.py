@@ -94,6 +94,17 @@ def test_as_many_evaluations_as_steps_and_a_folder_like_any_other(
     assert torch.equal(Model.open(again).generate(labels="square", w=2.5, seed=1).tensor, drawn.tensor)
 
 
+@pytest.mark.parametrize(("guide", "kept"), [("cfg(3)", True), ("cfg(1)", True), ("cfg(3) >> rescale(0.5)", False)])
+def test_a_path_calibrated_for_a_plain_cfg_is_for_a_student_of_one(
+    guide: str, kept: bool, data: Path, tmp_path: Path
+) -> None:
+    teacher = tools.teacher()
+    entry = {"levels": [80.0, 1.0, 0.0], "solver": "adams", "w": 3.0, "error": 0.1, "default": 0.2, "karras": 0.2}
+    teacher.card["calibrated"] = {"2": entry}
+    made = student(teacher, tmp_path / "run", tools.settings(data, method="guidance", images=16, guide=guide))
+    assert made.card.get("calibrated") == ({"2": entry} if kept else None)
+
+
 def test_students_of_prompts_and_of_nothing_learn_on_what_their_teacher_draws(tmp_path: Path) -> None:
     words = build.words_model(card={"recipe": {"sample": {"prompts": ["a cat", "a red bird"]}}})
     made = student(words, tmp_path / "words", tools.settings(None, images=32, pool=6))
