@@ -44,10 +44,11 @@ def convert(
 ) -> None:
     """Write a model or an adapter in another format; what goes to guided and back is the same bit for bit.
 
-    guided: a model folder. diffusers: a pipeline's folder, of what came from one or from a whole single file; of a
-    model trained here, if diffusers has its network, that and its scheduler. original: one safetensors file with the
-    names of guided-diffusion (input_blocks.N.M); of a latent pipeline the whole file, as it came but for the copy of
-    moving averages (model_ema). adapter: our own folder of one, which names its base.
+    guided: a model folder; of an adapter's folder its base, with the adapter merged into the weights. diffusers: a
+    pipeline's folder, of what came from one or from a whole single file; of a model trained here, if diffusers has its
+    network, that and its scheduler. original: one safetensors file with the names of guided-diffusion
+    (input_blocks.N.M); of a latent pipeline the whole file, as it came but for the copy of moving averages (model_ema).
+    adapter: our own folder of one, which names its base.
     """
     if to not in (*FORMATS, *ADAPTERS):
         raise ValueError(f"--to: expected one of {', '.join((*FORMATS, *ADAPTERS))}, got {to!r}")
@@ -70,12 +71,21 @@ def convert(
 
 def _to_guided(source: str, target: pathlib.Path, pickle: bool, config: pathlib.Path | None) -> list[pathlib.Path]:
     from guided import zoo
+    from guided.tune import adapters
     from guided.zoo import weights
 
-    if not (pathlib.Path(source).is_file() or (pathlib.Path(source) / "model_index.json").is_file()):
-        raise ValueError(f"{source}: --to guided: expected a published checkpoint's file, or a pipeline of diffusers")
     if target.exists():
         raise FileExistsError(f"{target}: is there already; choose another name")
+    place = pathlib.Path(source)
+    if adapters.is_adapter(place) or adapters.is_adapter(place / "model"):
+        merged = zoo.load_model(source)
+        adapters.merge(merged)
+        return [merged.save(target)]
+    if not (place.is_file() or (place / "model_index.json").is_file()):
+        raise ValueError(
+            f"{source}: --to guided: expected a published checkpoint's file, a pipeline of diffusers, or the folder of "
+            "an adapter"
+        )
     model = _one(zoo.load(source, pickle=pickle, config=None if config is None else weights.config_of(config)))
     for name, value in (model.card.get("provenance") or {}).get("assumed", {}).items():
         common.say(f"assumed: {name} = {value} (no tensor says it; --config overrides it)")

@@ -57,6 +57,10 @@ Size = Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT of its pi
 Checkpointing = Annotated[
     bool, typer.Option("--checkpointing", help="Less memory for a third more time.", rich_help_panel="Machine")
 ]
+Accumulate = Annotated[
+    int | None,
+    typer.Option("--accumulate", help="Parts that a batch is cut into: less memory.", rich_help_panel="Machine"),
+]
 Optimizer = Annotated[
     str | None,
     typer.Option("--optimizer", help="adamw, adamw8bit (of bitsandbytes) or muon.", rich_help_panel="Machine"),
@@ -95,6 +99,7 @@ def tune(
     size: Size = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, how long it takes.")] = False,
     checkpointing: Checkpointing = False,
+    accumulate: Accumulate = None,
     optimizer: Optimizer = None,
     frozen: Frozen = None,
     device: Device = "auto",
@@ -125,7 +130,7 @@ def asked(given: Mapping[str, Any]) -> Asked:
     from guided.tune import Asked
 
     same = ["images", "rank", "targets", "text_rank", "lr", "replay", "budget", "word", "vectors", "classes", "encoder"]
-    same += ["seed", "checkpointing", "aspects", "optimizer", "frozen"]
+    same += ["seed", "checkpointing", "accumulate", "aspects", "optimizer", "frozen"]
     prompts, tasks, dtype = given["prompts"], given["task"], given["dtype"]
     return Asked(
         **{name: given[name] for name in same},

@@ -163,8 +163,8 @@ class Model(Verbs):
         if on:
             names = ", ".join(repr(entry["name"]) for entry in on)
             raise ValueError(
-                f"{verb}: an adapter is on {self.name} ({names}): tune.adapters.merge it first, or save the adapter "
-                "itself with tune.adapters.save"
+                f"{verb}: an adapter is on {self.name} ({names}): merge it first (guided convert ADAPTER DST --to "
+                "guided, or tune.adapters.merge), or save the adapter itself with tune.adapters.save"
             )
 
     def to(self, device: torch.device | str) -> Model:

@@ -20,9 +20,7 @@ from guided.train.setup import Job
 from guided.train.state import State
 from guided.train.update import Update
 from guided.train.watch import HeldOut, averaged, preview
-
-CARDS = ("card.json", "adapter.json")
-"""What describes a finished run's model, or its adapter."""
+from guided.train.workplace import CARDS
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,8 @@ class Keeper:
         self.held_out = HeldOut(job)
         self._broken = {row["picture"] for row in self.bad.kept}
         self._notes = list(notes)
+        if job.tuning is not None and recipe.train.held_every and not state.counter:
+            state.start = self.held_out(averaged(job, state.emas[0]), self.objective).get("mean")
 
     def log(self, made: Update, lr: float) -> None:
         """One update's line, and the pictures that broke in it."""

@@ -355,6 +355,19 @@ def _untunable(recipe: Recipe, tune: Tune) -> list[str]:
         faults.append(f"tune.rank: expected at least 1 for {tune.method}, got 0; the weights themselves: method full")
     if tune.method == "textual-inversion" and tune.word is None:
         faults.append("tune.word: expected the word that textual-inversion is to learn, got none")
+    if tune.method == "full" or (tune.method == "dreambooth" and not tune.rank):
+        own = "targets" if "targets" in tune.model_fields_set else "text_rank" if tune.text_rank else None
+        own = "rank" if "rank" in tune.model_fields_set and tune.rank else own
+        if own is not None:
+            faults.append(
+                f"tune.{own}: {tune.method} trains the weights, without adapters: leave it out, or method lora"
+            )
+    if tune.method == "textual-inversion" and tune.text_rank:
+        faults.append("tune.text_rank: textual-inversion learns a word and nothing else: leave it out, or method lora")
+    if tune.method != "textual-inversion" and "vectors" in tune.model_fields_set:
+        faults.append(f"tune.vectors: of a word that textual-inversion learns, got method {tune.method}")
+    if tune.prompts and not tune.replay:
+        faults.append("tune.prompts: nothing is drawn of them where tune.replay is 0: leave them out, or replay more")
     if tune.budget is not None and not tune.replay:
         faults.append("tune.budget: what is forgotten shows on replayed pictures: give tune.replay > 0, or budget null")
     return faults

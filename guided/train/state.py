@@ -24,7 +24,7 @@ class State:
     counter: images seen. applied: updates made. skipped: how many fp16 overflows came in a row just now. early: the
     first average's weights at the share of the run that the recipe names, once it was reached. held: the held-out
     loss last measured. Of a run that tunes a model (`tuning`): checks: what each check found; best: the weights of the
-    best of them; ended: why the run ends before its last image.
+    best of them; ended: why the run ends before its last image; start: the held-out loss before the first update.
     """
 
     def __init__(self, recipe: Recipe, denoiser: Denoiser | NoisyClassifier, tuning: Tuning | None = None) -> None:
@@ -57,6 +57,7 @@ class State:
         self.checks: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] | None = None
         self.ended: str | None = None
+        self.start: float | None = None
 
     def advance(self, applied: bool) -> None:
         """Count a batch, and take the new weights into the averages."""
@@ -103,7 +104,7 @@ class State:
             "held": dict(self.held),
         }
         if self.tuning is not None:
-            facts |= {"checks": self.checks, "ended": self.ended}
+            facts |= {"checks": self.checks, "ended": self.ended, "start": self.start}
         return checkpoint.save(folder, self.counter, tensors, facts, self.recipe.train.keep)
 
     @property
@@ -136,6 +137,7 @@ class State:
                 raise ValueError(f"{path}: {stem}: of another network: {', '.join(strangers[:5])}")
             network.load_state_dict(tensors[stem], strict=False)
         self.best, self.checks, self.ended = tensors.get("best"), facts.get("checks", []), facts.get("ended")
+        self.start = facts.get("start")
         for name, weight in self._beside().items():
             weight.copy_(tensors["beside"][name])
         if self.head is not None:

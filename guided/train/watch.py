@@ -79,12 +79,13 @@ class HeldOut:
             return {}
         draws = -(-LEAST // len(found)) if self.job.tuning is not None else 1
         found = [pair for pair in found for _ in range(draws)]
-        x0 = values(torch.stack([picture for _, picture in found]).to(weights.device), weights.dtype)
+        dtype = torch.promote_types(weights.dtype, torch.float32)  # frozen weights may lie in less; x never does
+        x0 = values(torch.stack([picture for _, picture in found]).to(weights.device), dtype)
         rows = [row for row, _ in found]
         said = self.job.conditions(rows) if self.job.tuning is None else self.job.tuning.now(self.job, rows)
-        cond = self.job.shown(rows, x0, said).to(weights.device, weights.dtype)
+        cond = self.job.shown(rows, x0, said).to(weights.device, dtype)
         seeds = [self.job.recipe.seed + row + (at % draws << 20) for at, row in enumerate(rows)]
-        noise = Noise(seeds, "held")(0, x0.shape[1:]).to(weights)
+        noise = Noise(seeds, "held")(0, x0.shape[1:]).to(x0)
         out: dict[str, float] = {}
         if isinstance(denoiser, Denoiser):
             denoiser = in_parts(denoiser, self.job.recipe.train.at_once)

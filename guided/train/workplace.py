@@ -19,6 +19,8 @@ from guided.train.recipe import Recipe
 
 LOCK = "lock"
 FACTS = "run.json"
+CARDS = ("card.json", "adapter.json")
+"""What describes a finished run's model, or its adapter."""
 FREE: tuple[str, ...] = ("out", "name", "data.path", "data.workers", "train.images", "train.save_every", "train.keep")
 FREE += ("train.preview_every", "train.held_every", "train.tensorboard", "sample.")
 """What may differ when a run goes on: where things lie, how long it runs, what is written when."""
@@ -102,6 +104,10 @@ def begun(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
     """
     path = folder / FACTS
     if not path.exists():
+        if any((folder / name).is_file() for name in CARDS):
+            raise ValueError(f"{folder}: holds a model, not a run; choose another out=")
+        if folder.is_file():
+            raise ValueError(f"{folder}: a run is a folder, this is a file; choose another out=")
         return None
     try:
         facts: dict[str, Any] = json.loads(path.read_text())

@@ -131,8 +131,17 @@ def ending(checks: Sequence[dict[str, Any]], budget: float | None, patience: int
     return "forgetting passed the budget" if now >= max(before) else None
 
 
-def verdict(checks: Sequence[dict[str, Any]], budget: float | None, ended: str | None) -> dict[str, str]:
-    """What was short, in a word ("data", "rank", "steps" or "nothing"), and why, in a sentence for a person."""
+def verdict(
+    checks: Sequence[dict[str, Any]],
+    budget: float | None,
+    ended: str | None,
+    before: float | None = None,
+    held: bool = True,
+) -> dict[str, str]:
+    """What was short, in a word ("data", "rank", "steps" or "nothing"), and why, in a sentence for a person.
+
+    before: the held-out loss before the first update, where it is known. held: whether it is of pictures kept out.
+    """
     best = best_of(checks, budget)
     if best is None or len(checks) < 2:
         return {"short": "steps", "why": "the run was over before it was looked at twice: give more --images"}
@@ -143,11 +152,26 @@ def verdict(checks: Sequence[dict[str, Any]], budget: float | None, ended: str |
             "why": f"no state kept within the budget of {budget:g}: the least that was forgotten is "
             f"{best['forgotten']:.3f} (at {where}); give a larger --replay, a smaller --lr, or a larger --budget",
         }
-    if ended == "forgetting passed the budget":
+    if not held:
+        return {
+            "short": "data",
+            "why": "of so few pictures none was kept out, so nothing shows whether they are learnt or copied: give 6 "
+            "or more",
+        }
+    barred = any(check["held_out"] < best["held_out"] for check in checks[checks.index(best) :])
+    if barred or ended == "forgetting passed the budget":
         return {
             "short": "data",
             "why": f"what came after {where} forgot more than the budget of {budget:g} allows; a larger --replay, or "
             "more pictures, would let it learn on",
+        }
+    start = checks[0]["held_out"] if before is None else before
+    gained = (start - best["held_out"]) / max(abs(start), 1e-12)
+    if gained < -FLAT:
+        return {
+            "short": "data",
+            "why": "the held-out loss never came down to what it was before: what was learnt of these pictures says "
+            "nothing of those kept out: give more of them, or a smaller --lr",
         }
     if ended is not None:
         return {"short": "data", "why": f"the held-out loss turned after {where}: more pictures would let it learn on"}
@@ -155,7 +179,6 @@ def verdict(checks: Sequence[dict[str, Any]], budget: float | None, ended: str |
     fall = (third[0]["held_out"] - third[-1]["held_out"]) / max(abs(third[0]["held_out"]), 1e-12)
     if fall > FLAT:
         return {"short": "steps", "why": f"the held-out loss still fell at the end ({fall:.1%} over the last third)"}
-    gained = (checks[0]["held_out"] - best["held_out"]) / max(abs(checks[0]["held_out"]), 1e-12)
     if gained < FLAT:
         return {
             "short": "rank",

@@ -53,6 +53,7 @@ class Asked:
     seed: int = 0
     precision: str | None = None
     checkpointing: bool | None = None
+    accumulate: int | None = None
     optimizer: str | None = None
     frozen: str | None = None
     aspects: bool = False
@@ -69,6 +70,9 @@ def recipe_for(
 ) -> Recipe:
     """The recipe of a tuning run. base: opened from `name`. changes: dotted keys, last word. Raises ValueError."""
     asked = Asked() if asked is None else asked
+    within = pathlib.Path(out).resolve()
+    if pathlib.Path(path).is_dir() and pathlib.Path(path).resolve() in (within, *within.parents):
+        raise ValueError(f"out: {out} lies among the pictures of {path}, which must stay as they are; choose another")
     source = data.open(path)
     if not source.records:
         raise ValueError(f"{path}: holds no pictures")
@@ -136,26 +140,28 @@ def _tune(base: Model, name: str, method: str, source: Source, asked: Asked) -> 
 
 
 def _train(base: Model, tune: Mapping[str, Any], pictures: int, asked: Asked) -> dict[str, Any]:
-    batch = asked.batch_size or (16 if pictures < 200 else 32)
-    share = 1 - float(tune.get("replay", 0.5))
-    images = asked.images or min(MOST, max(FEWEST, round(pictures * VIEWS / share)))
-    images = -(-images // batch) * batch
+    batch = asked.batch_size if asked.batch_size is not None else 16 if pictures < 200 else 32
+    share = max(0.1, 1 - float(tune.get("replay", 0.5)))
+    images = asked.images if asked.images is not None else min(MOST, max(FEWEST, round(pictures * VIEWS / share)))
+    if min(images, batch) > 0:  # what is neither, the recipe refuses
+        images = -(-images // batch) * batch
     learnt = (base.card.get("recipe") or {}).get("train") or {}
     return {
         "images": images,
         "batch_size": batch,
-        "lr": asked.lr or rate(base, bool(tune.get("rank", 16))),
-        "warmup": images // 10,
+        "lr": asked.lr if asked.lr is not None else rate(base, bool(tune.get("rank", 16))),
+        "warmup": max(0, images // 10),
         "decay": 0.4,
         "precision": asked.precision or learnt.get("precision") or "bf16",
         "checkpointing": bool(asked.checkpointing),
+        **({} if asked.accumulate is None else {"accumulate": asked.accumulate}),
         "optimizer": asked.optimizer or "adamw",
         "ema": [0.1],
         "early": 0.0,
         "drop": 0.1,
-        "save_every": max(batch, images // 4),
-        "preview_every": max(batch, images // 4),
-        "held_every": max(batch, images // CHECKS),
+        "save_every": max(1, batch, images // 4),
+        "preview_every": max(1, batch, images // 4),
+        "held_every": max(1, batch, images // CHECKS),
         "tensorboard": False,
     }
 

@@ -115,14 +115,18 @@ def refusal(count: Count, recipe: Recipe, free: int, light: Count) -> str:
     ways = []
     for parts in (p for p in range(2, batch + 1) if batch % p == 0):
         if count.peak(recipe, parts) <= free:
-            ways.append(f"train.accumulate={parts} ({gigabytes(count.peak(recipe, parts))})")
+            ways.append(f"--accumulate {parts}, train.accumulate={parts} ({gigabytes(count.peak(recipe, parts))})")
             break
     for parts in (p for p in range(1, batch + 1) if batch % p == 0):
         if light.peak(recipe, parts) <= free:
-            more = "" if parts == 1 else f" train.accumulate={parts}"
-            ways.append(f"train.checkpointing=true{more} ({gigabytes(light.peak(recipe, parts))}, a third more time)")
+            flag, more = ("", "") if parts == 1 else (f" --accumulate {parts}", f" train.accumulate={parts}")
+            took = gigabytes(light.peak(recipe, parts))
+            ways.append(f"--checkpointing{flag}, train.checkpointing=true{more} ({took}, a third more time)")
             break
-    if recipe.tune is not None and recipe.tune.method in ("full", "dreambooth") and not recipe.tune.rank:
+    # Adapters on small layers have next to no gradients, moments and averages; the rest remains.
+    bare = light.before + round(SLACK * (max(0, light.fixed - light.trained) + light.picture))
+    whole = recipe.tune is not None and recipe.tune.method in ("full", "dreambooth") and not recipe.tune.rank
+    if whole and bare <= free:
         ways.append("--method lora, which trains a few per cent of the weights")
     would = "; ".join(ways) or "a machine with more memory, or a smaller model"
     return (

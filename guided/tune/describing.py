@@ -19,7 +19,7 @@ def described(recipe: Recipe, base: Model, forecast: Forecast | None) -> dict[st
     tune, train = recipe.tune, recipe.train
     assert tune is not None
     source = heading.told(recipe, base, setup.open_source(as_found(recipe))[0])
-    split = parted(source.records)
+    split = parted(source)
     captions = list(dict.fromkeys(record.caption for record in source.records if record.caption is not None))
     shown = ", ".join(repr(caption) for caption in captions[:3]) + (", ..." if len(captions) > 3 else "")
     found = f"{len(source.records)} pictures ({len(split.held_bases)} kept out to be judged by)"

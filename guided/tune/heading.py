@@ -26,6 +26,11 @@ def told(recipe: Recipe, base: Model, source: Source) -> Source:
     if kind != wanted and not (kind == "class" and _adds_classes(recipe)):
         raise ValueError(f"data.condition: {base.name} is tuned with {wanted}, got {kind}")
     if kind == "text":
+        if _adds_classes(recipe):
+            raise ValueError(
+                f"tune.classes: {base.name} reads words: a picture without a caption is called by its folder; leave "
+                "--new-classes out"
+            )
         return Told(source, [_captioned(recipe, source, record) for record in source.records])
     if kind == "class":
         return _classed(recipe, base, source)

@@ -22,6 +22,8 @@ SHOWN = 16
 MOST = 512
 """Training pictures that are compared; of more, as many evenly spread ones."""
 SEED = 1 << 41
+SAME = 0.01
+"""Thumbnails nearer than this are of one picture, which was given twice: that says nothing of how far two lie apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +59,7 @@ class Panel:
 
 
 def memorised(model: Model, job: Job) -> Panel | None:
-    """Draw what the training pictures are called, and find the nearest of them; None where fewer than two are sound.
+    """Draw what the training pictures are called, and find the nearest; None without two that are sound and differ.
 
     Distances are between thumbnails freed of contrast (`evaluate.features.Thumbnail`), at most 2. A network that
     changes pictures draws nothing by itself: None.
@@ -68,10 +70,13 @@ def memorised(model: Model, job: Job) -> Panel | None:
     space = Thumbnail()
     shown = space(torch.stack([picture for _, picture in known]))
     between = torch.cdist(shown, shown).fill_diagonal_(torch.inf)
+    nearest_other = between.masked_fill(between < SAME, torch.inf).min(1).values
+    if not bool(nearest_other.isfinite().any()):
+        return None
     result, captions = drawn(model, job, [row for row, _ in known])
     distance, nearest = torch.cdist(space(_levels(result)), shown).min(1)
     rows = [known[int(at)][0] for at in nearest]
-    apart = float(between.min(1).values.median())
+    apart = float(nearest_other[nearest_other.isfinite()].median())
     kept = _known(job, job.held)
     unseen = torch.zeros(0)
     if kept:

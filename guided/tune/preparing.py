@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from guided.data import Pictures, Record, Source, Split
+from guided.data import BadPicture, Pictures, Record, Source, Split
 from guided.data.aspects import BatchOrder, ManySizes
 from guided.data.order import Order
 from guided.data.splitting import fraction
@@ -32,6 +33,8 @@ from guided.tune.tuned import Tuned, apart, nowhere
 HELD = 8
 """One picture in so many is kept out, where there are as many at least."""
 MOST_HELD = 64
+COMPARED = 1000
+"""Of more pictures nobody reads all the files to find those that are there twice."""
 
 
 def prepare_tuning(
@@ -54,7 +57,7 @@ def prepare_tuning(
         recipe = recipe.model_copy(update={"text": section})
     own = heading.told(recipe, base, setup.open_source(as_found(recipe))[0])
     setup.unchanged(recipe, own.records, facts)
-    split = parted(own.records)
+    split = parted(own)
     known_as = {"base": base.name, "base_sha256": base.hash}
     replayed = _ready(base, recipe, own, device, stand_in)
     source: Source = own if replayed is None else replay.Joined(own, replayed)
@@ -104,7 +107,8 @@ def _ready(base: Model, recipe: Recipe, own: Source, device: torch.device, stand
         training.laid_down(base.denoiser.network, tune)
     base.to(device)
     base.denoiser.autocast = setup.AUTOCAST.get(recipe.train.precision)
-    replayed = _replayed(base, recipe, own, stand_in) if tune.replay else None
+    rows = _sound(recipe, own, base, tune.replayed if stand_in else 1)
+    replayed = _replayed(base, recipe, own, rows if stand_in else None) if tune.replay else None
     rest(base, device, reads=training.reads(tune), encodes=True)
     return replayed
 
@@ -123,17 +127,41 @@ def rest(model: Model, device: torch.device, reads: bool, encodes: bool = False)
         model.encoders |= {name: encoder.to("cpu") for name, encoder in lazy.items()}
 
 
-def _replayed(base: Model, recipe: Recipe, own: Source, stand_in: bool) -> Source:
-    if stand_in:
-        return replay.stand_in(base, recipe, own)
+def _sound(recipe: Recipe, source: Source, base: Model, most: int) -> list[int]:
+    """The first rows whose pictures can be read, so many at most; ValueError where there is none."""
+    pictures, rows, first = _plain(recipe, source, base), [], ""
+    for row in range(len(source.records)):
+        try:
+            pictures[row]
+        except BadPicture as error:
+            first = first or str(error)
+            continue
+        rows.append(row)
+        if len(rows) == most:
+            break
+    if not rows:
+        raise ValueError(f"data.path: {recipe.data.path}: none of its pictures can be read; the first: {first}")
+    return rows
+
+
+def _replayed(base: Model, recipe: Recipe, own: Source, instead: Sequence[int] | None) -> Source:
+    """What the base drew; instead: rows of one's own pictures that stand for it."""
+    if instead is not None:
+        return replay.stand_in(base, recipe, own, instead)
     return replay.drawn(base, recipe, Path(recipe.out) / replay.FOLDER)
 
 
 def opened(tune: Tune, facts: Mapping[str, Any] | None) -> Model:
-    """The base; ValueError where it is not the one that a run began with."""
+    """The base; ValueError where it is none to be tuned, or not the one that a run began with."""
     from guided import zoo
 
     base = zoo.load_model(tune.base)
+    base.plain("tune")
+    if base.distilled is not None:
+        raise ValueError(
+            f"tune.base: {base.name} is distilled: to denoise pictures would undo what it learnt; tune its teacher, "
+            "and distil that again"
+        )
     if facts is not None and facts["base"]["base_sha256"] != base.hash:
         raise ValueError(
             f"tune.base: the weights of {tune.base} are no longer those this run began with; restore them, or begin "
@@ -147,12 +175,33 @@ def as_found(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"condition": "none"})})
 
 
-def parted(records: Sequence[Record]) -> Split:
-    """One picture in 8 kept out, at most 64, by the hash of its name; none of fewer than 6."""
+def parted(source: Source) -> Split:
+    """One picture in 8 kept out, at most 64, by the hash of its name; none of fewer than 6.
+
+    Of a file that is there several times all are kept out, or none: else what is learnt of one would be judged by it.
+    """
+    records = source.records
     count = min(MOST_HELD, max(1, len(records) // HELD)) if len(records) >= HELD - 2 else 0
     order = sorted(range(len(records)), key=lambda i: fraction(Path(records[i].name).name))
-    held = tuple(sorted(order[:count]))
-    return Split(tuple(i for i in range(len(records)) if i not in held), held, ())
+    twins = _twins(source) if count > 0 and len(records) <= COMPARED else {}
+    held: set[int] = set()
+    for row in order:
+        alike = twins.get(row, {row})
+        if len(held) < count and not alike <= held and len(held) + len(alike) <= 2 * count:
+            held |= alike
+    return Split(tuple(i for i in range(len(records)) if i not in held), tuple(sorted(held)), ())
+
+
+def _twins(source: Source) -> dict[int, set[int]]:
+    """Of each record those with the same file, itself among them."""
+    same: dict[bytes, set[int]] = {}
+    for row in range(len(source.records)):
+        try:
+            digest = hashlib.sha256(source.bytes(row)).digest()
+        except (BadPicture, OSError):  # said where the picture is asked for
+            continue
+        same.setdefault(digest, set()).add(row)
+    return {row: rows for rows in same.values() for row in rows}
 
 
 def conditions_of(records: Sequence[Record], tokens: Any, accepts: frozenset[str]) -> Conditions:
@@ -178,10 +227,13 @@ def law_of(recipe: Recipe, denoiser: Denoiser) -> Law:
     return Trained(tuple(torch.linspace(math.log(denoiser.lo), math.log(denoiser.hi), 1000).tolist()))
 
 
-def _pictures(recipe: Recipe, source: Source, model: Model) -> Pictures | Latents:
+def _plain(recipe: Recipe, source: Source, model: Model) -> Pictures:
     channels = 3 if isinstance(model.codec, AutoencoderKL) else model.channels
-    pictures = Pictures(source, recipe.data.size, channels, recipe.data.background, recipe.data.resize)
-    return latents_of(pictures, model)  # type: ignore[no-any-return]
+    return Pictures(source, recipe.data.size, channels, recipe.data.background, recipe.data.resize)
+
+
+def _pictures(recipe: Recipe, source: Source, model: Model) -> Pictures | Latents:
+    return latents_of(_plain(recipe, source, model), model)  # type: ignore[no-any-return]
 
 
 def latents_of(pictures: Any, model: Model) -> Any:

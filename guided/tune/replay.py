@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import cycle, islice
@@ -16,7 +17,7 @@ from guided.model import Model
 from guided.train.batch import Drawn
 from guided.train.recipe import Recipe
 
-FOLDER = "replay"
+FOLDER, TOLD = "replay", "drawn.json"
 TOGETHER = 16
 STEPS = 12
 """Replayed pictures show where the base's pictures lie; that takes no more steps."""
@@ -108,27 +109,33 @@ def _captions(base: Model, n: int) -> list[str]:
 
 
 class Repeated:
-    """As many records as are asked for, their pictures those of a source, over and over."""
+    """As many records as are asked for, their pictures those of some rows of a source, or all, over and over."""
 
-    def __init__(self, source: Source, records: Sequence[Record]) -> None:
-        self.inner = source
+    def __init__(self, source: Source, records: Sequence[Record], rows: Sequence[int] | None = None) -> None:
+        self.inner, self.rows = source, range(len(source.records)) if rows is None else rows
         self.records: Sequence[Record] = list(records)
         self.classes, self.summary, self.skipped = source.classes, source.summary, source.skipped
 
     def bytes(self, i: int) -> bytes:
         """The encoded picture i."""
-        return self.inner.bytes(i % len(self.inner.records))
+        return self.inner.bytes(self.rows[i % len(self.rows)])
 
 
-def stand_in(base: Model, recipe: Recipe, source: Source) -> Source:
-    """What `drawn` would give, with the pictures of another source in their place."""
+def stand_in(base: Model, recipe: Recipe, source: Source, rows: Sequence[int]) -> Source:
+    """What `drawn` would give, with some pictures of another source in their place."""
     asked = subjects(base, recipe)
-    return Repeated(source, [Record(f"{i:05d}", prompt, label) for i, (prompt, label) in enumerate(asked)])
+    return Repeated(source, [Record(f"{i:05d}", prompt, label) for i, (prompt, label) in enumerate(asked)], rows)
 
 
 def drawn(base: Model, recipe: Recipe, folder: Path) -> Source:
-    """The base's pictures of what it knows, drawn once with its own defaults and kept in the folder."""
+    """The base's pictures of what it knows, drawn once with its own defaults and kept in the folder.
+
+    What a run that ended before it had begun left there of another base, seed or subjects is drawn anew.
+    """
     asked = subjects(base, recipe)
+    told = {"base": base.hash, "seed": recipe.seed, "subjects": [list(pair) for pair in asked]}
+    if _told(folder) not in (None, told):
+        shutil.rmtree(folder)
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _files.folder(folder) as aside:
@@ -137,6 +144,7 @@ def drawn(base: Model, recipe: Recipe, folder: Path) -> Source:
                 some, at_once = asked[start : start + TOGETHER], min(TOGETHER, recipe.train.at_once)
                 rows += list(_some(base, some, STREAM + recipe.seed + start, aside, start, at_once))
             (aside / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            (aside / TOLD).write_text(json.dumps(told) + "\n")
     source = data.open(folder)
     if len(source.records) != len(asked):
         raise ValueError(f"{folder}: expected {len(asked)} pictures, found {len(source.records)}; remove the folder")
@@ -145,6 +153,14 @@ def drawn(base: Model, recipe: Recipe, folder: Path) -> Source:
         for record, (prompt, label) in zip(source.records, asked, strict=True)
     ]
     return Told(source, records)
+
+
+def _told(folder: Path) -> Any:
+    """What a folder says that its pictures are; None where it does not."""
+    try:
+        return json.loads((folder / TOLD).read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _some(

@@ -89,6 +89,7 @@ class Tuned:
         assert self.recipe.tune is not None
         limit = self.recipe.tune.budget
         found: dict[str, Any] = {"images": state.counter, "held_out": float(state.held["mean"])}
+        found["levels"] = {name: float(value) for name, value in sorted(state.held.items()) if name != "mean"}
         if self.watched is not None:
             if not self.watched.learnt:
                 with self.quiet(state.denoiser) as base:  # type: ignore[arg-type]
@@ -129,10 +130,11 @@ class Tuned:
                 "pictures": len(job.split.train),
                 "kept_out": len(job.held),
                 "checks": state.checks,
+                "before": state.start,
                 "chosen": None if chosen is None else chosen["images"],
-                **budget.verdict(state.checks, limit, state.ended),
+                **budget.verdict(state.checks, limit, state.ended, state.start, held=bool(job.held)),
             },
-            "metrics": dict(metrics),
+            "metrics": {**metrics} if chosen is None else {**metrics, "held_out_loss": _of(chosen)},
             "provenance": {
                 "guided": guided.__version__,
                 "torch": str(torch.__version__),
@@ -158,6 +160,11 @@ class Tuned:
         source = self.recipe.tune.base  # type: ignore[union-attr]
         base = {"source": source, "name": self.facts["base"], "sha256": self.facts["base_sha256"]}
         adapters.save(model, folder, base=base, card=card)
+
+
+def _of(check: Mapping[str, Any]) -> dict[str, float]:
+    """The held-out loss of a check, as `guided.train.watch.HeldOut` gives it."""
+    return {**check["levels"], "mean": check["held_out"]}
 
 
 def apart(base: Denoiser) -> Quiet:

@@ -130,6 +130,10 @@ def test_convert_says_what_has_no_form(places: pathlib.Path, tmp_path: pathlib.P
     assert "is there already" in capsys.readouterr().err
     assert main(["convert", one, str(tmp_path / "x"), "--to", "guided", "--base", "emoji"]) == 2
     assert "--base: goes with --to" in capsys.readouterr().err
+    assert main(["convert", one, str(tmp_path / "whole"), "--to", "guided"]) == 0
+    capsys.readouterr()
+    merged = Model.open(tmp_path / "whole").generate(labels="cat", steps=2).tensor
+    assert (merged - guided.load(one).generate(labels="cat", steps=2).tensor).abs().max() < 1e-5
     assert main(["convert", one, str(tmp_path / "x"), "--to", "diffusers"]) == 2
     assert "merge it first" in capsys.readouterr().err
 

@@ -103,6 +103,23 @@ def test_the_verdict_names_what_was_short(checks: list[dict[str, Any]], ended: s
     assert verdict(checks, 0.05, ended)["short"] == short
 
 
+def test_the_verdict_is_true_of_runs_that_look_alike() -> None:
+    flat = [check(i, 5.0, 0.0) for i in range(9)]
+    assert verdict(flat, 0.05, None, before=10.0)["short"] == "nothing"  # all was learnt before the first check
+    assert verdict(flat, 0.05, None, before=5.0)["short"] == "rank"
+    worse = verdict(flat, 0.05, "the held-out loss turned", before=4.0)
+    assert worse["short"] == "data" and "never came down to what it was before" in worse["why"]
+    # Still falling, but only beyond the budget: more steps would not be kept either.
+    barred = [check(i, 10.0 - i, 0.0 if i < 4 else 0.2) for i in range(9)]
+    found = verdict(barred, 0.05, None, before=11.0)
+    assert found["short"] == "data" and "what came after 3 images forgot more" in found["why"]
+    assert verdict(barred, None, None, before=11.0)["short"] == "steps"
+    # Judged by the pictures that it learns, a loss falls for ever.
+    falling = [check(i, 10.0 - i, 0.0) for i in range(9)]
+    few = verdict(falling, 0.05, None, before=11.0, held=False)
+    assert few["short"] == "data" and "none was kept out" in few["why"]
+
+
 def test_replayed_pictures_pull_harder_while_the_budget_is_passed() -> None:
     def after(*rises: float) -> float:
         return pull([check(i, 1.0, rise) for i, rise in enumerate(rises)], 0.05)

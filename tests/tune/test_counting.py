@@ -42,8 +42,20 @@ def test_what_would_fit_is_the_least_that_does() -> None:
     light = Count(1000, 100, 200, 50, 150, 200)
     said = refusal(count, recipe(), 7000, light)
     assert "train.accumulate=2 (" in said and "train.checkpointing=true (" in said
+    assert "--accumulate 2, " in said and "--checkpointing, " in said
     none = refusal(count, recipe(), 1200, light)
     assert "accumulate" not in none and "checkpointing" not in none
+
+
+@pytest.mark.parametrize(("free", "fits"), [(1400, True), (1200, False), (900, False)])
+def test_adapters_are_no_way_out_where_not_even_they_would_fit(free: int, fits: bool) -> None:
+    count = Count(before=1000, trained=100, moments=200, kept=50, fixed=150, picture=200)
+    whole = Recipe.model_validate(
+        {"data": {"path": "."}, "tune": {"base": "b", "method": "full", "rank": 0}, "train": {"batch_size": 8}}
+    )
+    # What stays: 1000 there before, and 1.1 times a picture's 200 and the 50 that are no gradients.
+    assert ("--method lora" in refusal(count, whole, free, count)) == fits
+    assert ("a machine with more memory" in refusal(count, whole, free, count)) == (not fits)
 
 
 def test_tensors_count_from_their_birth_to_their_death_and_views_and_what_was_there_do_not() -> None:

@@ -61,6 +61,15 @@ def test_replayed_pictures_are_drawn_once_and_kept(tmp_path: pathlib.Path) -> No
         replay.drawn(model, asked, tmp_path / "replay")
 
 
+def test_what_a_run_left_that_never_began_is_drawn_anew(tmp_path: pathlib.Path) -> None:
+    """Killed before its recipe was written down, a run leaves pictures that another one must not take for its own."""
+    model = words_model()
+    before = replay.drawn(model, recipe(tmp_path, prompts=["a cat"]), tmp_path / "replay").bytes(0)
+    wanted = replay.drawn(model, recipe(tmp_path, prompts=["a hat"]), tmp_path / "other").bytes(0)
+    assert wanted != before
+    assert replay.drawn(model, recipe(tmp_path, prompts=["a hat"]), tmp_path / "replay").bytes(0) == wanted
+
+
 def test_own_pictures_come_first_and_the_others_after_them(tmp_path: pathlib.Path) -> None:
     own = data.open(pictures(tmp_path / "own", 4))
     second = replay.Repeated(own, [Record("a"), Record("b"), Record("c")])

@@ -104,7 +104,8 @@ def opened(place: Path, base: Path | Model | None = None) -> Model:
             f"{place}: an adapter that names no base: guided.load({str(place)!r}, base=...), or --model BASE --lora "
             f"{place}"
         )
-    if not isinstance(given, Model) and is_adapter(pathlib.Path(given).expanduser()):
+    folders = () if isinstance(given, Model) else (pathlib.Path(given).expanduser(), pathlib.Path(given) / "model")
+    if any(map(is_adapter, folders)):  # or a run that made one
         raise ValueError(f"{place}: its base {given} is an adapter itself: merge that one into a model first")
     try:
         model = given if isinstance(given, Model) else zoo.load_model(given)

@@ -112,8 +112,8 @@ def _change(layer: str, held: Mapping[str, tuple[str, Tensor]], alpha: float | N
     for kind in (DOWN, UP):
         if kind not in held:
             raise ValueError(f"{next(iter(held.values()))[0]!r}: the {kind} half of {layer} is missing")
-    for name, value in held.values():
-        if not value.is_floating_point() and value.ndim:
+    for kind, (name, value) in held.items():
+        if kind != ALPHA and not value.is_floating_point():
             raise ValueError(f"{name!r}: {value.dtype}, expected floating-point numbers")
         if not bool(value.float().isfinite().all()):
             raise ValueError(f"{name!r}: holds NaN or infinity")
@@ -144,7 +144,9 @@ def _change(layer: str, held: Mapping[str, tuple[str, Tensor]], alpha: float | N
 def _magnitude(given: tuple[str, Tensor], outputs: int) -> Tensor:
     name, value = given
     shape = tuple(value.shape)
-    if shape not in ((outputs,), (outputs, 1), (outputs, 1, 1, 1), (1, outputs, 1, 1)):
+    # peft's magnitude of a convolution is (1, outputs, 1, 1); LyCORIS has one number an input so.
+    known = ((outputs,), (outputs, 1), (outputs, 1, 1, 1), *([] if "dora_scale" in name else [(1, outputs, 1, 1)]))
+    if shape not in known:
         across = " (one number an input, which neither peft nor diffusers knows)" if shape[:1] == (1,) else ""
         raise ValueError(
             f"{name!r}: the shape {list(shape)}, expected one number for each of {outputs} outputs{across}"

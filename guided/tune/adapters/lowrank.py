@@ -38,6 +38,13 @@ class LowRank:
         """up @ down without the scale, (out, in * k * k), float64."""
         return self.up.double() @ self.down.double().flatten(1)
 
+    def onto(self, weight: Tensor) -> Tensor:
+        """The weights of a layer that is changed so, in the shape of its own, float64 on the CPU."""
+        moved = weight.detach().cpu().double().flatten(1) + self.scale * self.product()
+        if self.magnitude is not None:
+            moved = moved * (self.magnitude.double() / row_norms(moved))[:, None]
+        return moved.reshape(weight.shape)
+
     def folded(self) -> LowRank:
         """The same change with its scale within `up`."""
         return self if self.scale == 1 else replace(self, up=self.up * self.scale, scale=1.0)

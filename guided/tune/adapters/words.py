@@ -63,7 +63,11 @@ def put(encoder: Any, name: str, words: Words) -> None:
             now = _held(tower) or _begin(tower, vocabulary)
             _keep(tower, now)
             now.words[name] = own
-            _renew(tower, vocabulary, now)
+            try:
+                _renew(tower, vocabulary, now)
+            except ValueError:
+                take(encoder, name)
+                raise
 
 
 def take(encoder: Any, name: str | None = None) -> None:
@@ -160,8 +164,15 @@ def _check(word: str, vectors: Mapping[str, Tensor], there: Mapping[str, Any], e
             )
         if not bool(rows.isfinite().all()):
             raise ValueError(f"{word!r}: its vectors hold NaN or infinity")
-        if word in known[part].tokenizer.get_vocab():
+        if _known(word, known[part]):
             raise ValueError(f"{word!r}: {part} knows this word already; choose another")
+
+
+def _known(word: str, vocabulary: TransformersWords) -> bool:
+    """Whether a tokenizer has a token of its own for a word, in whatever spelling and place: it would be lost."""
+    tokenizer = vocabulary.tokenizer
+    tokens = tokenizer.tokenize(vocabulary.clean(word))
+    return word in tokenizer.get_vocab() or (len(tokens) == 1 and tokens != [tokenizer.unk_token])
 
 
 def _table(tower: Any) -> Any:
@@ -206,6 +217,9 @@ def _renew(tower: Any, vocabulary: TransformersWords, now: Held) -> None:
     tokenizer = copy.deepcopy(now.tokenizer)
     first = len(tokenizer)
     shaped = {now.clean(word): len(rows) for word, rows in flat.items()}
+    folds = tokenizer("A")["input_ids"] == tokenizer("a")["input_ids"]
+    if len({word.lower() if folds else word for word in shaped}) < len(flat):
+        raise ValueError(f"the tokenizer reads two of {', '.join(flat)} as one word")
     tokens = [token for word, count in shaped.items() for token in spelt(word, count)]
     tokenizer.add_tokens(tokens)
     if tokenizer.convert_tokens_to_ids(tokens) != list(range(first, first + len(tokens))):
@@ -213,7 +227,6 @@ def _renew(tower: Any, vocabulary: TransformersWords, now: Held) -> None:
     weight: Any = now.table.weight
     rows = torch.cat(list(flat.values())).to(weight.device, torch.float32)
     tower.set_input_embeddings(Extended(now.table, rows, first))
-    folds = tokenizer("A")["input_ids"] == tokenizer("a")["input_ids"]
     vocabulary.tokenizer, vocabulary.clean = tokenizer, _expanding(now.clean, shaped, folds)
     # Old configs of CLIP call the end 2, whereupon the largest number of a prompt is taken for it: a new word's.
     for module, end in now.ends:
@@ -236,9 +249,10 @@ def spelt(word: str, count: int) -> list[str]:
 
 def _expanding(clean: Callable[[str], str], counts: Mapping[str, int], folds: bool) -> Callable[[str], str]:
     """What a prompt becomes before it is read: each word of several vectors as its tokens."""
-    several = {word.lower() if folds else word: spelt(word, n) for word, n in counts.items() if n > 1}
-    if not several:
+    if max(counts.values()) == 1:
         return clean
+    # Those of one vector too: one of several may lie within them.
+    several = {word.lower() if folds else word: spelt(word, n) for word, n in counts.items()}
     longest = sorted(several, key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, longest)), re.IGNORECASE if folds else 0)
 

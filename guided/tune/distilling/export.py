@@ -39,7 +39,7 @@ def model_of(
             str(count): {"levels": course.levels(count).tolist(), "solver": "euler", "w": w} for count in fitting
         }
         defaults["solver"] = "euler"
-    elif teacher.card.get("calibrated"):
+    elif teacher.card.get("calibrated") and fold.plain:  # found for the teacher at the weight of a plain cfg
         card["calibrated"] = teacher.card["calibrated"]
     card |= {
         "name": settings.name or f"{teacher.card.get('name') or 'model'}-{settings.steps}",

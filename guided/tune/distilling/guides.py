@@ -12,7 +12,7 @@ from guided.cond import Cond
 from guided.denoiser import Denoise
 from guided.guide import Cfg, Dial, Exact, Guide, Term, cfg
 from guided.model import Model
-from guided.model.request import guide_rows, parsed, within
+from guided.model.request import guide_rows, parsed, plain_weight, within
 from guided.tune.distilling.settings import Settings
 
 
@@ -33,6 +33,12 @@ class Folded:
 
     def __repr__(self) -> str:
         return repr(self.guide)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is no guide, or a `cfg` and nothing more."""
+        terms = () if self.guide is None else self.guide.terms
+        return not terms or (len(terms) == 1 and plain_weight(terms[0]) is not None and not self.guide.shaping)  # type: ignore[union-attr]
 
     def weights(self, u: Tensor) -> Tensor | None:
         """The guidance weights of images by a number in (0, 1) each, float32; None without a dial."""

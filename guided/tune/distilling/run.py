@@ -104,6 +104,7 @@ def prepared(teacher: Model, settings: Settings, device: str = "auto") -> Job:
         raise ValueError(f"{teacher.name}: expected a UNet, got {type(teacher.denoiser.network).__name__}")
     if teacher.translation is not None or teacher.denoiser.network.config.image_channels:
         raise ValueError(f"{teacher.name} changes or is shown pictures: only models that draw can be distilled")
+    teacher.plain("distill")
     if teacher.distilled is not None:
         raise ValueError(f"{teacher.name} is distilled itself: give its teacher, or ask for fewer --steps there")
     place = "cuda" if torch.cuda.is_available() else "cpu"

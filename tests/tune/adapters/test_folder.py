@@ -255,3 +255,9 @@ def test_a_base_is_no_adapter(tmp_path: pathlib.Path) -> None:
     (place / "adapter.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match="is an adapter itself: merge that one"):
         guided.load(place)
+    (tmp_path / "run").mkdir()
+    place = place.rename(tmp_path / "run" / "model")
+    values["base"]["source"] = str(tmp_path / "run")  # the folder of the run that made it
+    (place / "adapter.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="is an adapter itself: merge that one"):
+        guided.load(tmp_path / "run")

@@ -53,6 +53,10 @@ def put(tmp_path: pathlib.Path, tensors: dict[str, Tensor], **how: Any) -> pathl
             GOOD | {f"{LAYER}.dora_scale": torch.ones(1, 8)},
             "one number an input, which neither peft nor diffusers knows",
         ),
+        (
+            GOOD | {f"{LAYER}.dora_scale": torch.ones(1, 8, 1, 1)},
+            "one number an input, which neither peft nor diffusers knows",
+        ),
         (GOOD | {f"{LAYER}.lora.down.weight": torch.ones(2, 8)}, "the same as"),
         (GOOD | {f"{LAYER}.hada_w1_a": torch.ones(2, 8)}, "hada_w1_a': LoHa of LyCORIS, not LoRA"),
         (GOOD | {f"{LAYER}.lokr_w1": torch.ones(2, 8)}, "lokr_w1': LoKr of LyCORIS"),
@@ -138,6 +142,12 @@ def test_scales_of_files(tmp_path: pathlib.Path) -> None:
     assert scale(GOOD, metadata={"lora_adapter_metadata": json.dumps(said)}) == 2.5
     said = {"unet.lora_alpha": 2, "unet.use_rslora": True}
     assert scale(GOOD, metadata={"lora_adapter_metadata": json.dumps(said)}) == pytest.approx(2**0.5)
+
+
+def test_an_alpha_may_be_a_whole_number(tmp_path: pathlib.Path) -> None:
+    for alpha in (torch.tensor(1), torch.tensor([1])):
+        (change,) = adapters.read(put(tmp_path, GOOD | {f"{LAYER}.alpha": alpha})).layers["unet"].values()
+        assert change.scale == 0.5
 
 
 def test_half_precision_is_read_in_float32(tmp_path: pathlib.Path) -> None:

@@ -63,6 +63,20 @@ def test_the_weights_are_those_of_the_formula(family: str, dora: bool) -> None:
         assert (original(net, place).weight - expected).abs().max() < 1e-5
 
 
+@KINDS
+def test_weights_of_half_precision_are_rounded_once(dora: bool) -> None:
+    net, plain = network("ours").bfloat16(), network("ours").bfloat16()
+    given = [(random(network("ours"), dora, 0), 0.8), (random(network("ours"), False, 1), -0.5)]
+    for i, (adapter, w) in enumerate(given):
+        adapters.inject(net, adapter, w, str(i))
+    adapters.merge(net)
+    for place in given[0][0].layers["unet"]:
+        weight = original(plain, place).weight
+        exact = weight.double() + sum(w * delta(one.layers["unet"][place], weight) for one, w in given)
+        # Eight bits: half of the last is 2^-9 of the leading one, which is more than half of the value.
+        assert ((original(net, place).weight.double() - exact).abs() <= exact.abs() * 2**-8 + 1e-7).all()
+
+
 def test_reweighted_is_injected_so() -> None:
     net, other = network("ours"), network("ours")
     first, second = random(net, True, 0), random(net, False, 1)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import guided
 from guided import text
 from guided.tune import adapters
+from guided.tune.adapters.words import names
 from tests.text import tiny
 from tests.tune.adapters.build import apart, our_answer, pipeline, shaken, their_words, theirs
 from tests.zoo import pipelines
@@ -95,12 +96,32 @@ def test_forms_of_files(tmp_path: pathlib.Path, folders: dict[str, pathlib.Path]
         "(1 to 75, 12): made for another base": {"<x>": torch.ones(1, 768)},
         "hold NaN or infinity": {"<x>": torch.full((1, 12), torch.nan)},
         "knows this word already": {"a</w>": torch.ones(1, 12)},
+        "'A': text_encoder knows this word already": {"A": torch.ones(1, 12)},
+        "reads two of <x>, <X> as one word": {"<x>": torch.ones(1, 12), "<X>": torch.ones(1, 12)},
         "expected a word without spaces": {" x": torch.ones(1, 12)},
         "has vectors for text_encoder_2": {"<x>": {"clip_g": torch.ones(1, 12)}},
     }.items():
         with pytest.raises(ValueError, match=re.escape(message)):
             adapters.with_words(model, words)
-        assert model.adapters == ()
+        assert model.adapters == () and names(model.encoders["text"]) == []
+
+
+def test_a_word_within_another_is_not_read_for_it(folders: dict[str, pathlib.Path]) -> None:
+    model = guided.load(folders["sd-1.5"])
+    rows = {"<z": torch.ones(2, 12), "<zz>": torch.full((1, 12), 2.0)}
+    alone = guided.load(folders["sd-1.5"])
+    adapters.with_words(model, rows)
+    adapters.with_words(alone, {"<zz>": rows["<zz>"]})
+    assert apart(our_answer(model, "a <zz> runs"), our_answer(alone, "a <zz> runs")) == 0
+
+
+@pytest.mark.parametrize("word", ["Cat", "lighthouse"])
+def test_a_word_that_is_known_in_another_spelling_or_place_is_not_lost(word: str, tmp_path: pathlib.Path) -> None:
+    encoder = text.open(str(tiny.clip_folder(tmp_path)))
+    before = encoder([f"a {word} runs"]).tokens
+    with pytest.raises(ValueError, match=f"'{word}': text_encoder knows this word already"):
+        adapters.fresh_words(encoder, {word: 2})
+    assert torch.equal(encoder([f"a {word} runs"]).tokens, before)
 
 
 @pytest.mark.parametrize("kind", ["clip", "t5", "bert", "towers"])

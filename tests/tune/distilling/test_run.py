@@ -15,11 +15,12 @@ from guided.cond import Cond
 from guided.guide import cfg, rescale
 from guided.model import Model
 from guided.nn import UNetConfig
-from guided.tune import Settings, distill
+from guided.tune import Settings, adapters, distill
 from guided.tune.distilling import prepared, teaching
 from guided.tune.distilling.guides import folded
 from guided.tune.distilling.material import Material
 from tests.model import build
+from tests.tune.adapters.build import random
 from tests.tune.distilling import tools
 
 
@@ -91,6 +92,17 @@ def test_as_many_evaluations_as_steps_and_a_folder_like_any_other(
         assert drawn.records[0]["path"][1::2] == [0.0] * steps
     again = opened.save(tmp_path / "again")
     assert torch.equal(Model.open(again).generate(labels="square", w=2.5, seed=1).tensor, drawn.tensor)
+
+
+@pytest.mark.parametrize(("guide", "kept"), [("cfg(3)", True), ("cfg(1)", True), ("cfg(3) >> rescale(0.5)", False)])
+def test_a_path_calibrated_for_a_plain_cfg_is_for_a_student_of_one(
+    guide: str, kept: bool, data: Path, tmp_path: Path
+) -> None:
+    teacher = tools.teacher()
+    entry = {"levels": [80.0, 1.0, 0.0], "solver": "adams", "w": 3.0, "error": 0.1, "default": 0.2, "karras": 0.2}
+    teacher.card["calibrated"] = {"2": entry}
+    made = student(teacher, tmp_path / "run", tools.settings(data, method="guidance", images=16, guide=guide))
+    assert made.card.get("calibrated") == ({"2": entry} if kept else None)
 
 
 def test_students_of_prompts_and_of_nothing_learn_on_what_their_teacher_draws(tmp_path: Path) -> None:
@@ -174,6 +186,10 @@ def test_teachers_that_cannot_be_distilled_are_refused(data: Path, tmp_path: Pat
         prepared(build.plain_model(), tools.settings(data), "cpu")
     with pytest.raises(ValueError, match="classes that tiny-class does not know: round, square"):
         prepared(build.class_model(), tools.settings(data), "cpu")
+    worn = tools.teacher()
+    adapters.inject(worn, random(worn.denoiser.network), name="style")
+    with pytest.raises(ValueError, match=r"distill: an adapter is on .*'style'.*merge it first \(guided convert"):
+        prepared(worn, tools.settings(data), "cpu")
     made = student(tools.teacher(), tmp_path / "run", tools.settings(data, images=16, method="guidance"))
     with pytest.raises(ValueError, match="is distilled itself"):
         prepared(made, tools.settings(data), "cpu")
