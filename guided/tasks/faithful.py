@@ -16,10 +16,17 @@ if TYPE_CHECKING:
     from guided.tasks.editing import Edit
 
 Run = Callable[["Edit"], Iterator[Progress]]
-TRIALS = ((8, 6), (4, 1))
-"""Trials of an eighth of the steps, six of them, then one of a quarter: together the cost of the edit itself."""
+TRIALS = ((8, 3), (4, 1), (8 / 3, 1))
+"""Three trials of an eighth of the steps, one of a quarter, one of three eighths: together the cost of the edit itself.
+
+The nearer to the target, the more steps: few change a picture more than many, and the edit would miss by as much.
+"""
 FIRST = 0.3
 """The strength tried first: most targets are met below a half."""
+POWER = 1.5
+"""Of the noise level, that an edit's change is at first expected to grow as."""
+LEAST = 1e-4
+"""What stands for a strength, a rest of strength or a change of 0, none of which has a logarithm."""
 
 
 class Target(Protocol):
@@ -34,6 +41,10 @@ class Target(Protocol):
         ...
 
     def found(self, record: Mapping[str, Any]) -> float: ...
+
+    def scale(self, found: float) -> float:
+        """What is nearly straight in ln sigma."""
+        ...
 
     def told(self, found: float) -> str: ...
 
@@ -59,6 +70,10 @@ class Changed:
     def found(self, record: Mapping[str, Any]) -> float:
         """The share that changed."""
         return float(record["changed"])
+
+    def scale(self, found: float) -> float:
+        """A share, which has two ends, by its logit."""
+        return _logit(found)
 
     def told(self, found: float) -> str:
         """The number for a person."""
@@ -87,6 +102,10 @@ class Psnr:
         """The root mean square difference, as a share of the full range."""
         return 0.0 if record["psnr"] is None else float(10 ** (-record["psnr"] / 20))
 
+    def scale(self, found: float) -> float:
+        """A difference, which grows about as a power of the noise level, by its logarithm."""
+        return math.log(max(found, LEAST))
+
     def told(self, found: float) -> str:
         """The number for a person."""
         return f"{-20 * math.log10(found):.1f} dB" if found > 0 else "endless dB"
@@ -102,40 +121,50 @@ def parse(text: str) -> Changed | Psnr:
 
 @dataclass
 class _Search:
-    """The strengths that were tried, between which the target lies, as (strength, found - wanted).
+    """The trials between which the target lies, each as (ln sigma, what it missed by), sigma = s / (1 - s).
 
-    The next one lies on the straight line between them, by the Illinois rule: where one end stays twice, what it was
-    found to miss by counts half, so that both ends come nearer.
+    Misses are differences on the target's own scale, on which what an edit changes is nearly straight in ln sigma. The
+    next one lies on the line between the two, by the Illinois rule: where one end stays twice, what it missed by counts
+    half, so that both ends come nearer. While there is one end only, the line's slope is taken for `POWER`.
     """
 
-    wanted: float
-    low: tuple[float, float]
+    target: Target
+    low: tuple[float, float] | None = None
     high: tuple[float, float] | None = None
     side: int = 0
 
     def guess(self) -> float:
-        """Where the target is expected; halfway to 1 while nothing is known above it."""
-        (a, f) = self.low
-        if self.high is None:
-            return (1 + a) / 2 if self.side else FIRST
-        b, g = self.high
-        if g == 0:
-            return b
-        return a + min(max(f / (f - g), 0.05), 0.95) * (b - a)
+        """The strength at which the target is expected."""
+        if self.low is None and self.high is None:
+            return FIRST
+        if self.high is None or self.low is None:
+            at, miss = self.low or self.high or (0.0, 0.0)
+            level = at - (min(miss, -math.log(2)) if self.high is None else miss) / POWER
+        else:
+            (a, f), (b, g) = self.low, self.high
+            level = b if g == 0 else a + min(max(f / (f - g), 0.05), 0.95) * (b - a)
+        return 1 / (1 + math.exp(-level))
 
     def add(self, strength: float, found: float) -> None:
         """Take a trial in. A later one, of more steps, overrules an earlier one that it contradicts."""
-        miss, side = found - self.wanted, 1 if found >= self.wanted else -1
+        level, miss = _logit(strength), self.target.scale(found) - self.target.scale(self.target.wanted)
+        side = 1 if miss >= 0 else -1
         if side > 0:
-            self.high = (strength, miss)
-            self.low = (self.low[0], self.low[1] / 2) if self.side == side else self.low
-            self.low = self.low if self.low[0] < strength else (0.0, -self.wanted)
+            self.high = (level, miss)
+            if self.low is not None:
+                self.low = (self.low[0], self.low[1] / 2) if self.side == side else self.low
+                self.low = self.low if self.low[0] < level else None
         else:
-            self.low = (strength, miss)
+            self.low = (level, miss)
             if self.high is not None:
                 self.high = (self.high[0], self.high[1] / 2) if self.side == side else self.high
-                self.high = self.high if self.high[0] > strength else None
+                self.high = self.high if self.high[0] > level else None
         self.side = side
+
+
+def _logit(share: float) -> float:
+    """ln (s / (1 - s)), of a strength the ln of its noise level; its ends count as `LEAST` away from them."""
+    return math.log(max(share, LEAST)) - math.log(max(1 - share, LEAST))
 
 
 def searched(edit: Edit, count: int, steps: int, run: Run) -> Iterator[Progress]:
@@ -150,7 +179,7 @@ def searched(edit: Edit, count: int, steps: int, run: Run) -> Iterator[Progress]
         raise ValueError("give strength= or faithful=, not both")
     if count != 1:
         raise ValueError(f"faithful: one picture has one strength; this call makes {count}")
-    search, trials = _Search(target.wanted, (0.0, -target.wanted)), _Trials(edit, run, target)
+    search, trials = _Search(target), _Trials(edit, run, target)
     spent = 0
     for share, times in TRIALS:
         few = max(3, round(steps / share))
