@@ -79,8 +79,8 @@ EDITS = [
     Fault(
         "faithful: the search runs away from its target",
         "guided/tasks/faithful.py",
-        "1 if found >= self.wanted else -1",
-        "-1 if found >= self.wanted else 1",
+        "side = 1 if miss >= 0 else -1",
+        "side = -1 if miss >= 0 else 1",
         f"{T}/test_faithful.py::test_the_target_is_met_at_twice_the_cost",
     ),
     Fault(
