@@ -77,11 +77,11 @@ def plot(file: pathlib.Path, title: str, x: str, y: str, curves: Mapping[str, Po
         draw.line(pixels, colour, 2)
         for a, b in pixels:
             draw.ellipse([a - 3, b - 3, a + 3, b + 3], colour)
-        place = list(curves).index(name)
-        # Shares fill the frame, and are told above it, side by side.
-        left, row = (
-            (_LEFT + place * (_WIDTH - _LEFT) // len(curves), _TOP - 6) if shares else (_LEFT, _TOP + 6 + 17 * place)
-        )
+        place, left, row = list(curves).index(name), _LEFT, _TOP + 6
+        if shares:  # they fill the frame, and are told above it, side by side
+            left, row = left + place * (_WIDTH - left) // len(curves), row - 12
+        else:
+            row += 17 * place
         draw.line([(left + 10, row + 6), (left + 34, row + 6)], colour, 2)
         draw.text((left + 40, row), name, "black", font)
     draw.text((_WIDTH / 2, 10), title, "black", ImageFont.load_default(15), anchor="mt")

@@ -27,7 +27,7 @@ from torch import Tensor
 from guided.cond import Cond
 from guided.denoiser import Denoise
 from guided.solvers import weights
-from guided.solvers.base import Seen, behind, check_order, towards
+from guided.solvers.base import Seen, behind, check_order, sizes, towards
 
 
 class Predicted(NamedTuple):
@@ -115,8 +115,7 @@ class Adams:
             term = away[0] * ((there - here) * factors[0])
             for factor, other in zip(factors[1:], away[1:], strict=False):
                 term.add_(other, alpha=(there - here) * factor)
-            size = torch.linalg.vector_norm(term, dim=tuple(range(1, term.ndim)), keepdim=True)
-            size = size.mul_(term[0].numel() ** -0.5).clamp_(min=1e-30)
+            size = sizes(term).clamp_(min=1e-30)
             held = size.clamp(max=most)
             total = term.mul_(held / size) if total is None else total.addcmul_(term, held / size)
             most = self.share * held

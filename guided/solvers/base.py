@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from guided.cond import Cond
@@ -67,6 +68,12 @@ def at_zero(D: Tensor, sigma: float, seen: Sequence[Seen]) -> Tensor:
     # On a very fine grid the last two D's hardly differ, and what differs is the network's rounding: amplify it little.
     weight = min(sigma**2 / (before.sigma**2 - sigma**2), 4.0)
     return D + weight * (D - before.D)
+
+
+def sizes(x: Tensor) -> Tensor:
+    """The root mean square of each image, (B, 1, ...)."""
+    found: Tensor = torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), keepdim=True)
+    return found.mul_(x[0].numel() ** -0.5)
 
 
 def check_order(name: str, order: int, most: int) -> None:

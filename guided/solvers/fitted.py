@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from guided.cond import Cond
 from guided.denoiser import Denoise
-from guided.solvers.base import towards
+from guided.solvers.base import sizes, towards
 
 REMEMBERED = 3
 """So many earlier D's have a weight."""
@@ -78,9 +77,3 @@ def bent(D: Tensor, before: Sequence[Tensor], row: Sequence[float]) -> Tensor:
     for weight, past in zip(row, before, strict=False):
         bend.add_(past - D, alpha=weight)
     return bend
-
-
-def sizes(bend: Tensor) -> Tensor:
-    """The root mean square of each image, (B, 1, ...)."""
-    found: Tensor = torch.linalg.vector_norm(bend, dim=tuple(range(1, bend.ndim)), keepdim=True)
-    return found / math.sqrt(bend[0].numel())

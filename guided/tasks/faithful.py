@@ -135,14 +135,15 @@ class _Search:
 
     def guess(self) -> float:
         """The strength at which the target is expected."""
-        if self.low is None and self.high is None:
-            return FIRST
-        if self.high is None or self.low is None:
-            at, miss = self.low or self.high or (0.0, 0.0)
-            level = at - (min(miss, -math.log(2)) if self.high is None else miss) / POWER
-        else:
+        if self.low and self.high:
             (a, f), (b, g) = self.low, self.high
             level = b if g == 0 else a + min(max(f / (f - g), 0.05), 0.95) * (b - a)
+        elif self.high:
+            level = self.high[0] - self.high[1] / POWER
+        elif self.low:
+            level = self.low[0] - min(self.low[1], -math.log(2)) / POWER
+        else:
+            return FIRST
         return 1 / (1 + math.exp(-level))
 
     def add(self, strength: float, found: float) -> None:

@@ -356,12 +356,13 @@ def _untunable(recipe: Recipe, tune: Tune) -> list[str]:
     if tune.method == "textual-inversion" and tune.word is None:
         faults.append("tune.word: expected the word that textual-inversion is to learn, got none")
     if tune.method == "full" or (tune.method == "dreambooth" and not tune.rank):
-        own = "targets" if "targets" in tune.model_fields_set else "text_rank" if tune.text_rank else None
-        own = "rank" if "rank" in tune.model_fields_set and tune.rank else own
-        if own is not None:
-            faults.append(
-                f"tune.{own}: {tune.method} trains the weights, without adapters: leave it out, or method lora"
-            )
+        said = tune.model_fields_set
+        given = {"rank": "rank" in said and tune.rank, "targets": "targets" in said, "text_rank": tune.text_rank}
+        faults += [
+            f"tune.{name}: {tune.method} trains the weights, without adapters: leave it out, or method lora"
+            for name, value in given.items()
+            if value
+        ]
     if tune.method == "textual-inversion" and tune.text_rank:
         faults.append("tune.text_rank: textual-inversion learns a word and nothing else: leave it out, or method lora")
     if tune.method != "textual-inversion" and "vectors" in tune.model_fields_set:

@@ -10,8 +10,8 @@ from torch import Tensor
 from guided.cond import Cond
 from guided.denoiser import Denoise
 from guided.solvers import Fitted
-from guided.solvers.base import towards
-from guided.solvers.fitted import REMEMBERED, bent, sizes
+from guided.solvers.base import sizes, towards
+from guided.solvers.fitted import REMEMBERED, bent
 from guided.tune.schedule import Trajectory
 
 RIDGE = 1e-6
