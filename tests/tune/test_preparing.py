@@ -27,6 +27,12 @@ def cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GUIDED_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run writes where its recipe says, `runs/none`, lies in a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+
 def made(base: pathlib.Path, path: pathlib.Path, method: str = "lora", out: str = "runs/none", **given: Any) -> Recipe:
     changes = given.pop("changes", {})
     return recipe_for(zoo.load_model(base), str(base), path, method, out, Asked(**given), changes)
