@@ -48,14 +48,16 @@ def distill(
     out: Annotated[pathlib.Path, typer.Option("--out", help="The folder of the run; the student is RUN/model.")],
     guide: Expression = None,
     steps: Annotated[int, typer.Option("--steps", help="Evaluations of a picture by the student.")] = 4,
-    method: Annotated[str, typer.Option("--method", help="progressive, guidance or consistency.")] = "progressive",
+    method: Annotated[
+        str, typer.Option("--method", help="trajectory, progressive, guidance or consistency.")
+    ] = "trajectory",
     data: Data = None,
     images: Annotated[int, typer.Option("--images", help="Images seen in all.")] = 40_000,
     seed: Annotated[int, typer.Option("--seed", help="Of all that is drawn.")] = 0,
     w_range: Range = None,
     teacher_steps: Long = None,
     batch: Annotated[int, typer.Option("--batch", help="Images an update.")] = 32,
-    lr: Annotated[float, typer.Option("--lr", help="Learning rate at the beginning; of a halving an eighth.")] = 1e-3,
+    lr: Annotated[float, typer.Option("--lr", help="Learning rate at first; an eighth of it after guidance.")] = 1e-3,
     optimizer: Annotated[str, typer.Option("--optimizer", help="muon or adamw.")] = "muon",
     pool: Annotated[int, typer.Option("--pool", help="Pictures that the teacher draws, without --data.")] = 1024,
     file: Prompts = None,

@@ -15,16 +15,16 @@ from guided import path as paths
 from guided.cond import SEMANTIC
 from guided.guide import Cfg, Dial, Guide, Term, dial
 
-METHODS = ("progressive", "guidance", "consistency")
+METHODS = ("trajectory", "progressive", "guidance", "consistency")
 
 
 @dataclass(frozen=True)
 class Distilled:
     """A network that learnt what a guided teacher does, to draw with one evaluation a step; see `guided.tune.distill`.
 
-    method: "guidance", the teacher's D at every level; "progressive", steps of the size of its path; "consistency",
-    where the teacher's path ends. guide: the teacher's, as it is written; None without one. steps: evaluations of a
-    picture. w: the weights that it learnt, from and to; None where it has no dial.
+    method: "guidance", the teacher's D at every level; "trajectory" and "progressive", the steps of its own path;
+    "consistency", where the teacher's path ends. guide: the teacher's, as it is written; None without one. steps:
+    evaluations of a picture. w: the weights that it learnt, from and to; None where it has no dial.
     """
 
     method: str

@@ -73,7 +73,8 @@ def at_zero(D: Tensor, sigma: float, seen: Sequence[Seen]) -> Tensor:
 def sizes(x: Tensor) -> Tensor:
     """The root mean square of each image, (B, 1, ...)."""
     found: Tensor = torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), keepdim=True)
-    return found.mul_(x[0].numel() ** -0.5)
+    size: Tensor = found * x[0].numel() ** -0.5
+    return size
 
 
 def check_order(name: str, order: int, most: int) -> None:

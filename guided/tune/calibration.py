@@ -131,12 +131,14 @@ def calibrate(
     w: float = 1.0,
     trials: int = TRIALS,
     batch: int = BATCH,
+    fitted: bool = False,
     watch: Watch = lambda done, total: None,
 ) -> Found:
     """Find n steps from hi to 0 for a (guided) denoiser; x (B, *) = mean + hi n are the images to find them on.
 
     w: the guidance weight, for the default path. trials: of n evaluations an image each, the plans included, at least
-    16. Deterministic. Raises ValueError for fewer trials or steps than that takes.
+    16. fitted: whether a fitted solver alone will do. Deterministic. Raises ValueError for fewer trials or steps than
+    that takes.
     """
     if trials < FEWEST:
         raise ValueError(f"trials: expected at least {FEWEST}, got {trials}")
@@ -148,8 +150,9 @@ def calibrate(
     grid = paths.karras(n, lo, hi)
     karras = [bench.solve(grid, solver) for solver in ("adams", "dpmpp_2m")]
     proposed = [bench.solve(plan, "adams") for plan in _plans(bench)]
-    fitted = [bench.solve(trial.levels, Fitted.name) for trial in (default, *proposed)]
-    best = _polished(bench, min([default, *karras, *proposed, *fitted], key=_error))
+    others = [default, *karras, *proposed]
+    own = [bench.solve(trial.levels, Fitted.name) for trial in (default, *proposed)]
+    best = _polished(bench, min(own if fitted else [*others, *own], key=_error))
     return Found(best.levels, best.solver, w, best.error, default.error, min(karras, key=_error).error)
 
 

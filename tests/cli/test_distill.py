@@ -35,7 +35,7 @@ def test_a_student_from_one_command_and_the_same_again(here: pathlib.Path, capsy
     assert "--w 2" in capsys.readouterr().out
     assert main(["inspect", "fast"]) == 0
     shown = capsys.readouterr()
-    assert "distillation of cfg(3)" in shown.out and "32 of 32" in shown.out and "progressive" in shown.out
+    assert "distillation of cfg(3)" in shown.out and "32 of 32" in shown.out and "trajectory" in shown.out
     assert not list((here / "fast").rglob(".tmp*"))
 
 
@@ -55,7 +55,18 @@ def test_what_a_student_cannot_draw_is_exit_2(here: pathlib.Path, capsys: Captur
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(here: pathlib.Path, capsys: Capture) -> None:
     before = sorted(here.rglob("*"))
-    command = ["distill", "teacher", "--guide", "cfg(3)", "--out", "fast", "--dry-run", *QUICK]
+    command = [
+        "distill",
+        "teacher",
+        "--guide",
+        "cfg(3)",
+        "--method",
+        "progressive",
+        "--out",
+        "fast",
+        "--dry-run",
+        *QUICK,
+    ]
     assert main([*command, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert [(stage["stage"], stage["images"]) for stage in facts["stages"]] == [
@@ -70,7 +81,10 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(here: pathlib.Path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--guide", "cfg(3)", "--method", "magic"], "method: expected one of progressive, guidance, consistency"),
+        (
+            ["--guide", "cfg(3)", "--method", "magic"],
+            "method: expected one of trajectory, progressive, guidance, consistency",
+        ),
         (["--guide", "cfg(", "--method", "guidance"], "guide 'cfg('"),
         (["--w-range", "4"], "--w-range: expected two numbers such as 1,6"),
         (["--w-range", "4,2"], "w_range: expected a lower and a higher weight"),

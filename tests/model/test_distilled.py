@@ -23,6 +23,10 @@ def student(said: dict[str, Any] | None = None, **changes: Any) -> Model:
     found = {"4": {"levels": LEVELS, "solver": "euler", "w": 3.0}}
     card = {"classes": build.CLASSES, "distilled": {**SAID, **(said or {})}, "calibrated": found}
     card["defaults"] = {"steps": 4, "w": 3.0, "solver": "euler"}
+    if card["distilled"]["method"] == "trajectory":
+        rows = [[], [-0.2], [-0.1, 0.0], [-0.3, 0.1]]
+        found["4"] |= {"solver": "fitted", "weights": rows, "limits": [0.1, 0.2, 0.3, 0.4]}
+        del card["defaults"]["solver"]
     return build.model("tiny-class", card=card, **{"guidance": True, **changes})
 
 
@@ -92,7 +96,7 @@ def test_a_consistency_model_is_noised_anew_at_every_level() -> None:
     assert model.generate(labels="cat").records[0]["nfe"] == 4
 
 
-@pytest.mark.parametrize("method", ["progressive", "consistency", "guidance"])
+@pytest.mark.parametrize("method", ["trajectory", "progressive", "consistency", "guidance"])
 def test_every_verb_works_and_keeps_what_a_mask_keeps(method: str) -> None:
     model = student({"method": method})
     photo = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
@@ -110,7 +114,7 @@ def test_every_verb_works_and_keeps_what_a_mask_keeps(method: str) -> None:
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ({"method": "magic"}, "distilled.method: expected one of progressive"),
+        ({"method": "magic"}, "distilled.method: expected one of trajectory, progressive"),
         ({"guide": 3}, "distilled.guide: expected a text or null"),
         ({"steps": 0}, "distilled.steps: expected a whole number"),
         ({"w": [4, 1]}, "distilled.w: expected the least and the largest"),

@@ -20,9 +20,18 @@ KEPT = ("size", "classes", "mean", "recipe", "data", "license", "edge", "varianc
 
 
 def model_of(
-    teacher: Model, student: Denoiser, settings: Settings, fold: Folded, course: Course, facts: Mapping[str, Any]
+    teacher: Model,
+    student: Denoiser,
+    settings: Settings,
+    fold: Folded,
+    course: Course,
+    facts: Mapping[str, Any],
+    calibrated: Mapping[str, Any] | None = None,
 ) -> Model:
-    """A model that draws in `settings.steps` evaluations by default; facts: further provenance. No dates, no paths."""
+    """A model that draws in `settings.steps` evaluations by default; facts: further provenance, no dates, no paths.
+
+    calibrated: the steps of a student by trajectory.
+    """
     said = Distilled(
         settings.method,
         None if fold.guide is None else repr(fold.guide),
@@ -32,7 +41,9 @@ def model_of(
     card = {name: teacher.card[name] for name in KEPT if teacher.card.get(name) is not None}
     w = 1.0 if fold.w is None else fold.w
     defaults: dict[str, Any] = {"steps": settings.steps} | ({} if fold.dial is None else {"w": w})
-    if said.jumps:
+    if calibrated is not None:
+        card["calibrated"] = {str(settings.steps): dict(calibrated)}
+    elif said.jumps:
         counts = {settings.steps} if settings.method == "progressive" else {1, 2, 4, settings.steps}
         fitting = sorted(count for count in counts if settings.long % count == 0)
         card["calibrated"] = {

@@ -12,25 +12,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from guided import _files
 from guided import path as paths
 from guided.cond import Cond
 from guided.model import Model
+from guided.model.card import fitted
 from guided.model.request import contrast_of
 from guided.nn import UNet
+from guided.solvers import Fitted
 from guided.train import checkpoint, workplace
 from guided.train.log import Lines
 from guided.train.run import Speed
+from guided.tune.calibration import calibrate
 from guided.tune.distilling import pool, record
 from guided.tune.distilling.course import Course
 from guided.tune.distilling.export import model_of
 from guided.tune.distilling.guides import Folded, folded, tried
 from guided.tune.distilling.material import Material, Photos, photos
+from guided.tune.distilling.rollout import Rollout
 from guided.tune.distilling.settings import Settings
 from guided.tune.distilling.stages import Stage, stages
 from guided.tune.distilling.state import State
-from guided.tune.distilling.teaching import AUTOCAST, Lesson, student_of
+from guided.tune.distilling.teaching import AUTOCAST, Lesson, frozen, student_of
+
+FITTED_ON = 32
+"""Images that the steps of a student by trajectory are found on."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,24 @@ class Job:
     def lesson(self, state: State, stage: Stage) -> Lesson:
         """The objective of a stage."""
         teach = state.before if state.before is not None else self.fold.teach(self.teacher.denoiser)
-        return Lesson(stage, teach, self.fold.guide is None, self.settings.seed)
+        rollout = None
+        if stage.kind == "trajectory":
+            solver = fitted(state.calibrated) if state.calibrated else self.unfitted
+            rollout = Rollout(teach, solver, self.teacher.denoiser.lo)
+        return Lesson(stage, teach, self.fold.guide is None, self.settings.seed, rollout, self.mean)
+
+    @property
+    def mean(self) -> Tensor | float:
+        """Where the noise that a picture is drawn from is centred."""
+        mean = self.teacher.card.get("mean")
+        return 0.0 if mean is None else torch.tensor(mean, device=self.teacher.device).reshape(-1, 1, 1)
+
+    @property
+    def unfitted(self) -> Fitted:
+        """Euler's steps, which cost what the student's will."""
+        steps, denoiser = self.settings.steps, self.teacher.denoiser
+        levels = paths.default(steps, denoiser.lo, denoiser.hi, contrast_of(self.fold.guide)).tolist()
+        return Fitted(tuple(levels), ((),) * steps, (0.0,) * steps)
 
 
 def distill(
@@ -85,8 +110,10 @@ def distill(
     The last step holds the `Model`, which also stands in `out`/model: an ordinary model folder, whose `w` is its dial.
     Methods (`settings.method`):
     - "guidance": one evaluation does what the guide does, at every level (Meng et al. 2023, arXiv 2210.03142).
-    - "progressive": that first, on the levels of the teacher's path; then stage by stage one step learns where two lead
-      (Salimans and Ho 2022, arXiv 2202.00512; Meng et al., algorithm 2), until `steps` are left.
+    - "trajectory", the default: that first; then `steps` levels and a multistep solver are fitted to the student
+      (`guided.tune.calibrate`), and on its own way from noise each of its steps learns to end where the teacher is.
+    - "progressive": guidance first, on the levels of the teacher's path; then stage by stage one step learns where two
+      lead (Salimans and Ho 2022, arXiv 2202.00512; Meng et al., algorithm 2), until `steps` are left.
     - "consistency": where the teacher's path ends, from any level (Geng et al. 2024, arXiv 2406.14548: ECT), along the
       guided D, or without a guide along the pictures themselves.
     Of a guide with one plain `cfg` its weight is the dial; another guide is folded in whole. The teacher's weights stay
@@ -173,6 +200,8 @@ def _train(
         yield Step(state.counter, state.total, "", math.nan, 0.0, math.nan, model=_finish(job, state, folder))
     while state.counter < state.total:
         stage = state.begin()
+        if stage.kind == "trajectory" and state.calibrated is None:
+            state.calibrated = fit(job, state, material, stage)
         rate, before, asked = state.rate(stage), state.counter, stop.asked is not None
         loss, norm = update(job, state, stage, material, rate)
         lines.add({"images": state.counter, "stage": stage.told(), "loss": loss, "lr": rate, "grad_norm": norm})
@@ -189,6 +218,19 @@ def _train(
             stop.leave()
 
 
+def fit(job: Job, state: State, material: Material, stage: Stage) -> dict[str, Any]:
+    """The path and the solver of a student by trajectory, found on its first images at the weight it is asked for."""
+    part = dataclasses.replace(material, drop=0.0)(range(stage.begin, stage.begin + FITTED_ON))
+    w = job.fold.w
+    cond = part.cond if w is None else dataclasses.replace(part.cond, guidance=torch.full((FITTED_ON,), w))
+    denoiser = job.teacher.denoiser
+    found = calibrate(
+        frozen(state.student), job.mean + denoiser.hi * part.noise, denoiser.lo, denoiser.hi, job.settings.steps,
+        cond.to(material.device), w=contrast_of(job.fold.guide), fitted=True,
+    )  # fmt: skip
+    return found.entry() | {"w": 1.0 if w is None else w}
+
+
 def update(job: Job, state: State, stage: Stage, material: Material, rate: float) -> tuple[float, float]:
     """One update: the mean loss of the batch and the gradient's norm; FloatingPointError where they are not finite."""
     counters = range(state.counter, state.counter + job.settings.batch)
@@ -199,10 +241,11 @@ def update(job: Job, state: State, stage: Stage, material: Material, rate: float
         cond = dataclasses.replace(cond, guidance=weights.to(material.device))
     levels = job.course.drawn(stage, job.settings.seed, counters)
     state.optimizer.zero_grad(set_to_none=True)
-    losses = job.lesson(state, stage)(state.student, part.x0, part.noise, levels, cond, counters.start)
-    loss = losses.mean()
-    loss.backward()  # type: ignore[no-untyped-call]
-    value = float(loss.detach())
+    value = 0.0
+    for losses in job.lesson(state, stage).losses(state.student, part.x0, part.noise, levels, cond, counters.start):
+        loss = losses.mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        value += float(loss.detach())
     norm = state.step(rate) if math.isfinite(value) else math.nan
     if not math.isfinite(norm):
         raise FloatingPointError(
@@ -217,7 +260,7 @@ def _finish(job: Job, state: State, folder: Path) -> Model:
     """The model, saved in the run's folder; nothing temporary is left."""
     facts = {"images": state.counter, "seed": job.settings.seed, "data": job.source.fingerprint}
     facts["stages"] = [stage.told() for stage in job.stages]  # type: ignore[assignment]
-    model = model_of(job.teacher, state.student, job.settings, job.fold, job.course, facts)
+    model = model_of(job.teacher, state.student, job.settings, job.fold, job.course, facts, state.calibrated)
     model.save(folder / "model")
     for place in (folder, folder / "checkpoints"):
         _files.sweep(place)
@@ -239,7 +282,8 @@ def forecast(job: Job) -> dict[str, float]:
         levels = job.course.drawn(stage, 0, range(len(noise)))
         for _ in range(2):
             begun = time.perf_counter()
-            job.lesson(state, stage)(state.student, noise, noise, levels, cond, stage.begin).mean().backward()  # type: ignore[no-untyped-call]
+            for losses in job.lesson(state, stage).losses(state.student, noise, noise, levels, cond, stage.begin):
+                losses.mean().backward()  # type: ignore[no-untyped-call]
             state.step(0.0)
             found[stage.kind] = (time.perf_counter() - begun) / len(noise)
     return found

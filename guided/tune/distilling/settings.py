@@ -25,13 +25,14 @@ class Settings:
     learns; None: from 1 to the guide's. data: pictures to learn on, whatever `guided.data.open` takes; None: `pool`
     pictures that the teacher draws, of `prompts` or of those on its card. images: seen in all, shared among the stages.
     teacher_steps: of the path that halving begins with, steps times a power of two; None: the least such from 32 on.
-    lr: at the beginning of a stage, from where it falls to 0; of a halving an eighth. drop: the share that has no cond.
+    lr: at the beginning of a stage, from where it falls to 0; an eighth for a halving or a trajectory. drop: the share
+    that has no cond.
     Raises ValueError naming the entry.
     """
 
     guide: str | Guide | Term | None = None
     steps: int = 4
-    method: str = "progressive"
+    method: str = "trajectory"
     w_range: tuple[float, float] | None = None
     data: str | None = None
     images: int = 40_000
@@ -55,6 +56,8 @@ class Settings:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}")
+        if self.method == "trajectory" and self.steps < 2:
+            raise ValueError("steps: a trajectory has at least 2, got 1; for one step ask for method consistency")
         if not (isinstance(self.lr, int | float) and 0 < self.lr < math.inf):
             raise ValueError(f"lr: expected a number above 0, got {self.lr!r}")
         if not (isinstance(self.drop, int | float) and 0 <= self.drop < 1):

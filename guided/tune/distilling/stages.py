@@ -8,13 +8,15 @@ from guided.tune.distilling.settings import Settings
 
 GUIDANCE = 0.5
 """The share of the images of a progressive run that teaches guidance, before any halving."""
+TRAJECTORY = 0.2
+"""The share of the images of a run by trajectory that are drawn whole, after guidance: each costs as ten of those."""
 TICKS = 8
 """How often a consistency run brings its two levels closer together (ECT's doublings)."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """kind: "guidance", "halving" or "consistency". moves: of the path it is taught on, 0: at every level.
+    """kind: "guidance", "halving", "trajectory" or "consistency". moves: of the path it is taught on, 0: any level.
 
     begin, end: counters of images, multiples of the batch.
     """
@@ -32,9 +34,12 @@ class Stage:
     def told(self) -> str:
         """A few words for a plan."""
         at = f"{self.moves} steps" if self.moves else "every level"
-        return {"guidance": f"guidance, {at}", "halving": f"{2 * self.moves} steps to {self.moves}"}.get(
-            self.kind, f"consistency, {at}"
-        )
+        return {
+            "guidance": f"guidance, {at}",
+            "halving": f"{2 * self.moves} steps to {self.moves}",
+            "trajectory": "its own steps along the teacher's trajectories",
+            "consistency": f"consistency, {at}",
+        }[self.kind]
 
 
 def stages(settings: Settings, guided: bool) -> tuple[Stage, ...]:
@@ -43,6 +48,8 @@ def stages(settings: Settings, guided: bool) -> tuple[Stage, ...]:
     A halving gets twice the images of the one before it: each is harder than the last (Salimans and Ho 2022, who give
     the last ones more too).
     """
+    if settings.method == "trajectory" and guided:
+        return _cut([("guidance", 0, 1 - TRAJECTORY), ("trajectory", 0, TRAJECTORY)], settings)
     if settings.method != "progressive":
         return _cut([(settings.method, 0, 1.0)], settings)
     counts = []

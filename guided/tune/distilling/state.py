@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +19,16 @@ from guided.tune.distilling.teaching import frozen
 WARMUP = 0.05
 """The share of a stage over which its learning rate rises."""
 NEAR = 0.125
-"""The share of the learning rate that a halving begins with: it starts beside its goal, and a larger step leaves it (on
-emoji, at 1e-3, the loss of 16 steps to 8 rose from 0.005 to 0.009)."""
+"""The share of the learning rate that a halving begins with, and a trajectory: it starts beside its goal, and a larger
+step leaves it (on emoji, at 1e-3, the loss of 16 steps to 8 rose from 0.005 to 0.009)."""
 KEEP = 2
 
 
 class State:
     """The student, the student of the stage before (a halving's teacher), the optimizer, and the counter of images.
 
-    applied: updates of this stage.
+    applied: updates of this stage. calibrated: the steps of a student by trajectory, as its card will have them, once
+    they are found.
     """
 
     def __init__(self, student: Denoiser, settings: Settings, stages: tuple[Stage, ...]) -> None:
@@ -36,6 +38,7 @@ class State:
         section = {"optimizer": settings.optimizer, "lr": settings.lr, "precision": settings.precision}
         self.section = TrainSection.model_validate(section)
         self.before: Denoiser | None = None
+        self.calibrated: dict[str, Any] | None = None
         self.counter = self.applied = 0
         self.at = -1
         self.optimizer: torch.optim.Optimizer = optimizer.make(self.modules, self.section)
@@ -55,10 +58,10 @@ class State:
         return self.stages[at]
 
     def rate(self, stage: Stage) -> float:
-        """The learning rate of the next update: it rises shortly, then falls to 0 over the stage; less in a halving."""
+        """The learning rate of the next update: it rises, then falls to 0 over the stage; less where it starts near."""
         done = (self.counter - stage.begin) / stage.images
         ahead = self.settings.batch / stage.images
-        share = NEAR if stage.kind == "halving" else 1.0
+        share = NEAR if stage.kind in ("halving", "trajectory") else 1.0
         return float(self.settings.lr * share * min(1.0, (done + ahead) / WARMUP) * (1.0 - done))
 
     def step(self, rate: float) -> float:
@@ -81,7 +84,7 @@ class State:
         }
         if self.before is not None:
             tensors["before"] = self.before.network.state_dict()
-        facts = {"counter": self.counter, "applied": self.applied, "stage": self.at}
+        facts = {"counter": self.counter, "applied": self.applied, "stage": self.at, "calibrated": self.calibrated}
         return checkpoint.save(folder, self.counter, tensors, facts, KEEP)
 
     def load(self, path: Path) -> None:
@@ -89,7 +92,7 @@ class State:
         tensors, facts = checkpoint.load(path)
         self.student.network.load_state_dict(tensors["weights"])
         self.counter, self.applied, self.at = facts["counter"], facts["applied"], facts["stage"]
-        self.before = None
+        self.calibrated, self.before = facts["calibrated"], None
         if "before" in tensors:
             self.before = frozen(self.student)
             self.before.network.load_state_dict(tensors["before"])

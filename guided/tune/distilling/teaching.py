@@ -17,9 +17,12 @@ from guided.model import Model
 from guided.nn import UNet
 from guided.noise import key
 from guided.tune.distilling import targets
+from guided.tune.distilling.rollout import Rollout
 from guided.tune.distilling.stages import TICKS, Stage
 
 AUTOCAST = {"bf16": torch.bfloat16, "float32": None}
+BETWEEN = 4
+"""Of so many images that are drawn whole one is a noised picture besides."""
 
 
 def student_of(teacher: Model, dial: bool, seed: int) -> Denoiser:
@@ -52,26 +55,38 @@ class Lesson:
 
     teach: what the student is to become: the guided teacher, or the student before this stage. data: whether the
     direction of a consistency stage is that of the pictures themselves, where there is no guide (ECT as published).
+    rollout: of a stage by trajectory; mean (C,): where its noise is centred.
     """
 
     stage: Stage
     teach: Denoise
     data: bool
     seed: int
+    rollout: Rollout | None = None
+    mean: Tensor | float = 0.0
 
-    def __call__(
+    def losses(
         self, student: Denoiser, x0: Tensor, noise: Tensor, levels: Tensor, cond: Cond, counter: int
-    ) -> Tensor:
-        """The loss of each image (B,): x0 and noise (B, *), levels (k + 1, B) float64; counter: of the first image."""
+    ) -> Iterator[Tensor]:
+        """Losses of the images (B,), one after the other, so that the graph of each can go before the next is made.
+
+        x0 and noise (B, *), levels (k + 1, B) float64; counter: of the first image.
+        """
+        if self.rollout is not None:
+            yield from self.rollout.losses(student, self.mean + self.rollout.solver.levels[0] * noise, cond)
+            # A few on noised pictures, at any level: it stays a denoiser there, and edits begin there.
+            few = slice(0, -(-len(x0) // BETWEEN))
+            x0, noise, levels, cond = x0[few], noise[few], levels[:, few], cond.index(few)
         x = torch.addcmul(x0, spread(levels[0], x0), noise)
         if self.stage.kind == "consistency":
-            return self._consistency(student, x, x0, levels[0], cond, counter)
+            yield self._consistency(student, x, x0, levels[0], cond, counter)
+            return
         with torch.no_grad():
             if self.stage.kind == "halving":
                 target = targets.jump(self.teach, x, levels, cond)
             else:
                 target = self.teach(x, levels[0], cond)
-        return targets.squared(student(x, levels[0], cond), target, levels[0])
+        yield targets.squared(student(x, levels[0], cond), target, levels[0])
 
     def _consistency(self, student: Denoiser, x: Tensor, x0: Tensor, t: Tensor, cond: Cond, counter: int) -> Tensor:
         tick = TICKS * (counter - self.stage.begin) // self.stage.images

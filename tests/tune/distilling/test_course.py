@@ -54,7 +54,7 @@ def test_every_level_means_the_whole_range() -> None:
 
 
 def test_progressive_is_guidance_then_halvings_twice_as_long_each() -> None:
-    found = stages(Settings(images=32_000, batch=32), guided=True)
+    found = stages(Settings(method="progressive", images=32_000, batch=32), guided=True)
     assert [(stage.kind, stage.moves) for stage in found] == [
         ("guidance", 32), ("halving", 16), ("halving", 8), ("halving", 4),
     ]  # fmt: skip
@@ -62,29 +62,38 @@ def test_progressive_is_guidance_then_halvings_twice_as_long_each() -> None:
     assert all(a.end == b.begin for a, b in itertools.pairwise(found))
     assert all(stage.end % 32 == 0 and stage.images > 0 for stage in found)
     assert found[2].images / found[1].images == pytest.approx(2, abs=0.05)
-    unguided = stages(Settings(images=32_000), guided=False)
+    unguided = stages(Settings(method="progressive", images=32_000), guided=False)
     assert [stage.kind for stage in unguided] == ["halving"] * 3 and unguided[0].begin == 0
+
+
+def test_a_trajectory_follows_guidance_where_there_is_a_guide() -> None:
+    found = stages(Settings(images=20_000, batch=32), guided=True)
+    assert [(stage.kind, stage.begin, stage.end) for stage in found] == [
+        ("guidance", 0, 16_000), ("trajectory", 16_000, 20_000),
+    ]  # fmt: skip
+    assert [stage.kind for stage in stages(Settings(), guided=False)] == ["trajectory"]
 
 
 def test_other_methods_have_one_stage_and_tiny_runs_a_batch_each() -> None:
     assert [s.kind for s in stages(Settings(method="guidance"), True)] == ["guidance"]
     assert [s.kind for s in stages(Settings(method="consistency"), False)] == ["consistency"]
-    tiny = stages(Settings(images=8, batch=8), True)
+    tiny = stages(Settings(method="progressive", images=8, batch=8), True)
     assert [stage.images for stage in tiny] == [8, 8, 8, 8]
 
 
 def test_the_teachers_steps_are_a_power_of_two_times_the_students() -> None:
-    assert [Settings(steps=n).long for n in (1, 2, 4, 6, 8, 40)] == [32, 32, 32, 48, 32, 40]
-    assert [s.moves for s in stages(Settings(steps=6), True)] == [48, 24, 12, 6]
+    assert [Settings(method="progressive", steps=n).long for n in (1, 2, 4, 6, 8, 40)] == [32, 32, 32, 48, 32, 40]
+    assert [s.moves for s in stages(Settings(method="progressive", steps=6), True)] == [48, 24, 12, 6]
     with pytest.raises(ValueError, match="nothing is left to distil"):
-        stages(Settings(steps=32), guided=False)
+        stages(Settings(method="progressive", steps=32), guided=False)
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"method": "adversarial"}, "method: expected one of progressive, guidance, consistency"),
+        ({"method": "adversarial"}, "method: expected one of trajectory, progressive, guidance, consistency"),
         ({"steps": 0}, "steps: expected a whole number >= 1"),
+        ({"steps": 1}, "steps: a trajectory has at least 2, got 1; for one step ask for method consistency"),
         ({"images": 2.5}, "images"),
         ({"lr": 0}, "lr: expected a number above 0"),
         ({"drop": 1}, "drop"),

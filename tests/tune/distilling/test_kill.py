@@ -51,47 +51,55 @@ def distillers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Distillers]
     found.process.wait()
 
 
+KINDS: dict[str, dict[str, Any]] = {"pictures": {}, "pool": {"data": None}, "trajectory": {"method": "trajectory"}}
+
+
+def asked(distillers: Distillers, kind: str) -> Settings:
+    return dataclasses.replace(tools.settings(distillers.data), **KINDS[kind])
+
+
 def digest(out: Path) -> dict[str, str]:
     files = sorted(file for file in out.rglob("*") if file.is_file())
     return {str(file.relative_to(out)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 @pytest.fixture(scope="module")
-def whole(distillers: Distillers, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, dict[str, str]]:
-    """The bytes of uninterrupted runs, with pictures and with a pool."""
+def whole(distillers: Distillers, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """The bytes of uninterrupted runs."""
     folder, found = tmp_path_factory.mktemp("whole"), {}
-    for pool in (False, True):
-        out = folder / str(pool)
-        status, words = distillers.run(out, tools.settings(None if pool else distillers.data))
+    for kind in KINDS:
+        status, words = distillers.run(folder / kind, asked(distillers, kind))
         assert status == 0, words
-        found[pool] = digest(out)
+        found[kind] = digest(folder / kind)
     return found
 
 
 @pytest.mark.parametrize(
-    ("pool", "die"),
+    ("kind", "die"),
     [
-        (False, ("step", 1)),
-        (False, ("step", 7)),  # in the middle of a halving, whose teacher is in the checkpoint
-        (False, ("folder", 1)),  # inside the first checkpoint
-        (False, ("folder", 3)),
-        (False, ("folder", 5)),  # inside the model, after the last checkpoint
-        (True, ("file", 2)),  # inside the pool's first chunk: the run's record is the first file
-        (True, ("step", 9)),
+        ("pictures", ("step", 1)),
+        ("pictures", ("step", 7)),  # in the middle of a halving, whose teacher is in the checkpoint
+        ("pictures", ("folder", 1)),  # inside the first checkpoint
+        ("pictures", ("folder", 3)),
+        ("pictures", ("folder", 5)),  # inside the model, after the last checkpoint
+        ("pool", ("file", 2)),  # inside the pool's first chunk: the run's record is the first file
+        ("pool", ("step", 9)),
+        ("trajectory", ("step", 6)),  # the last of guidance: the steps are not found yet
+        ("trajectory", ("folder", 5)),  # inside the model, with the steps in the last checkpoint
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_bytes(
-    distillers: Distillers, whole: dict[bool, dict[str, str]], tmp_path: Path, pool: bool, die: tuple[str, int]
+    distillers: Distillers, whole: dict[str, dict[str, str]], tmp_path: Path, kind: str, die: tuple[str, int]
 ) -> None:
-    out, settings = tmp_path / "run", tools.settings(None if pool else distillers.data)
+    out, settings = tmp_path / "run", asked(distillers, kind)
     status, words = distillers.run(out, settings, die)
     assert status == -signal.SIGKILL, words
     status, words = distillers.run(out, settings)
     assert status == 0, words
-    assert digest(out) == whole[pool]
+    assert digest(out) == whole[kind]
 
 
-def test_sigterm_saves_first(distillers: Distillers, whole: dict[bool, dict[str, str]], tmp_path: Path) -> None:
+def test_sigterm_saves_first(distillers: Distillers, whole: dict[str, dict[str, str]], tmp_path: Path) -> None:
     out, settings = tmp_path / "run", tools.settings(distillers.data)
     assert distillers.run(out, settings, ("step", 3), gently=True)[0] == 128 + signal.SIGTERM
     assert [path.name for path in sorted((out / "checkpoints").iterdir())] == ["000000016", "000000032"]
@@ -99,8 +107,8 @@ def test_sigterm_saves_first(distillers: Distillers, whole: dict[bool, dict[str,
     assert status == 0 and "resuming at 32 images" in words
     found = digest(out)
     assert {name for name in found if name.startswith("model/")} == {"model/model.safetensors", "model/card.json"}
-    same = {name for name in whole[False] if not name.startswith("checkpoints/")}
-    assert {name: found[name] for name in same} == {name: whole[False][name] for name in same}
+    same = {name for name in whole["pictures"] if not name.startswith("checkpoints/")}
+    assert {name: found[name] for name in same} == {name: whole["pictures"][name] for name in same}
 
 
 def test_a_finished_run_says_so_and_another_is_refused(distillers: Distillers, tmp_path: Path) -> None:
@@ -116,7 +124,7 @@ def test_a_finished_run_says_so_and_another_is_refused(distillers: Distillers, t
 
 
 def test_a_damaged_checkpoint_is_set_aside(
-    distillers: Distillers, whole: dict[bool, dict[str, str]], tmp_path: Path
+    distillers: Distillers, whole: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
     out, settings = tmp_path / "run", tools.settings(distillers.data)
     assert distillers.run(out, settings, ("step", 7))[0] == -signal.SIGKILL
@@ -124,10 +132,10 @@ def test_a_damaged_checkpoint_is_set_aside(
     (newest / "weights.safetensors").write_bytes(b"nothing")
     status, words = distillers.run(out, settings)
     assert status == 0 and "is damaged" in words
-    assert digest(out)["model/model.safetensors"] == whole[False]["model/model.safetensors"]
+    assert digest(out)["model/model.safetensors"] == whole["pictures"]["model/model.safetensors"]
 
 
-def test_the_folder_holds_nothing_temporary(whole: dict[bool, dict[str, str]]) -> None:
+def test_the_folder_holds_nothing_temporary(whole: dict[str, dict[str, str]]) -> None:
     for names in whole.values():
         assert not [name for name in names if ".tmp" in name or "lock" in name or ".bad" in name]
-    assert {"pool/000000.safetensors", "pool/000016.safetensors"} <= set(whole[True])
+    assert {"pool/000000.safetensors", "pool/000016.safetensors"} <= set(whole["pool"])

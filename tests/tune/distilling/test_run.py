@@ -66,7 +66,9 @@ def test_the_dial_learns_while_nothing_of_the_teacher_moves(data: Path, tmp_path
     assert not torch.equal(low, high)
 
 
-@pytest.mark.parametrize(("method", "steps"), [("progressive", 2), ("consistency", 2), ("guidance", 3)])
+@pytest.mark.parametrize(
+    ("method", "steps"), [("trajectory", 3), ("progressive", 2), ("consistency", 2), ("guidance", 3)]
+)
 def test_as_many_evaluations_as_steps_and_a_folder_like_any_other(
     method: str, steps: int, data: Path, tmp_path: Path
 ) -> None:
@@ -88,6 +90,10 @@ def test_as_many_evaluations_as_steps_and_a_folder_like_any_other(
     if method == "progressive":
         job = prepared(teacher, tools.settings(data, **changes), "cpu")
         assert drawn.records[0]["path"] == job.course.levels(steps).tolist() == job.course.path[::2].tolist()
+    if method == "trajectory":
+        found = card["calibrated"]["3"]
+        assert drawn.records[0]["path"] == found["levels"] and found["solver"] == "fitted" and found["w"] == 3.0
+        assert not torch.equal(drawn.tensor, opened.generate(labels="square", w=2.5, seed=1, solver="euler").tensor)
     if method == "consistency":
         assert drawn.records[0]["path"][1::2] == [0.0] * steps
     again = opened.save(tmp_path / "again")

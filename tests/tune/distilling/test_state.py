@@ -52,9 +52,15 @@ def test_the_rate_rises_and_falls_to_nothing_in_every_stage() -> None:
 
 def test_a_checkpoint_brings_back_student_teacher_and_optimizer(tmp_path: Path) -> None:
     one, other = state(), state()
+    one.calibrated = {"levels": [80.0, 0.1, 0.0], "solver": "fitted", "weights": [[], [0.1]], "limits": [0.0, 1 / 3]}
     updates(one, 6)
     other.load(one.save(tmp_path))
-    assert other.counter == 48 and other.applied == one.applied == 2 and other.at == 1
+    assert (
+        other.calibrated == one.calibrated
+        and other.counter == 48
+        and other.applied == one.applied == 2
+        and other.at == 1
+    )
     assert one.before is not None and other.before is not None
     for a, b in ((one.student, other.student), (one.before, other.before)):
         assert all(map(torch.equal, a.network.state_dict().values(), b.network.state_dict().values()))

@@ -29,7 +29,8 @@ def data(folder: Path) -> Path:
 
 def settings(data: Path | None, **changes: Any) -> Settings:
     """From 4 steps to 2 in 64 images, a batch of 8."""
-    given: dict[str, Any] = {"guide": "cfg(3)", "steps": 2, "teacher_steps": 4, "images": 64, "batch": 8, "pool": 20}
+    given: dict[str, Any] = {"guide": "cfg(3)", "method": "progressive", "steps": 2, "teacher_steps": 4, "images": 64}
+    given |= {"batch": 8, "pool": 20}
     given |= {"data": None if data is None else str(data), "save_every": 16}
     return Settings(**{**given, **changes})
 
