@@ -228,7 +228,8 @@ def fit(job: Job, state: State, material: Material, stage: Stage) -> dict[str, A
         frozen(state.student), job.mean + denoiser.hi * part.noise, denoiser.lo, denoiser.hi, job.settings.steps,
         cond.to(material.device), w=contrast_of(job.fold.guide), fitted=True,
     )  # fmt: skip
-    return found.entry() | {"w": 1.0 if w is None else w}
+    entry = found.entry() | {"w": 1.0 if w is None else w}
+    return dict(sorted(entry.items()))  # as a checkpoint gives it back
 
 
 def update(job: Job, state: State, stage: Stage, material: Material, rate: float) -> tuple[float, float]:

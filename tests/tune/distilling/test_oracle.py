@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -148,3 +149,18 @@ def test_a_path_is_cut_by_equal_ratios_and_the_teacher_is_seen_at_the_students_l
         levels = torch.cat([levels[levels > low], torch.tensor([low], dtype=torch.float64)])
         truth = sample(guided_oracle, x, levels, cond, solver="heun")
         assert float((goal - truth).square().mean().sqrt()) < 0.02
+
+
+def test_each_step_is_measured_where_the_student_came_to_itself() -> None:
+    """Losses in float64 by hand: of a student D = a x, by Euler's steps, against a teacher whose D is always 0."""
+    solver, a = Fitted((4.0, 1.0, 0.5, 0.0), ((), (), ()), (0.0,) * 3), torch.tensor(0.3, dtype=torch.float64)
+    x = torch.randn(5, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rollout = Rollout(lambda x, sigma, cond: torch.zeros_like(x), solver, 0.1)
+    found = list(rollout.losses(lambda x, sigma, cond: a * x, 4 * x, Cond()))
+    state, teacher = 4 * x, 4 * x
+    for loss, (here, there) in zip(found, itertools.pairwise(solver.levels), strict=True):
+        ratio = there / here
+        state, teacher = a * state + ratio * (1 - a) * state, ratio * teacher
+        missed = (state - teacher) / (1 - ratio)
+        weight = max(1.0, 1 / here**2)
+        assert torch.allclose(loss, weight * missed.square().flatten(1).mean(1), rtol=1e-9, atol=0)
