@@ -16,7 +16,7 @@ def main(
 ) -> dict[str, float]:
     """Seconds and evaluations a picture, of both, and how much the student's pictures change with its weight."""
     teacher = teacher or guided.load("emoji")
-    settings = Settings(**{"guide": "cfg(4)", "steps": 4, "images": 26_000, "precision": "bf16", **changes})
+    settings = Settings(**{"guide": "cfg(4)", "steps": 4, "images": 24_000, "precision": "bf16", **changes})
     student, stage = None, None
     for step in distill(teacher, out, settings):
         if step.stage != stage:

@@ -52,7 +52,7 @@ def distill(
         str, typer.Option("--method", help="trajectory, progressive, guidance or consistency.")
     ] = "trajectory",
     data: Data = None,
-    images: Annotated[int, typer.Option("--images", help="Images seen in all.")] = 40_000,
+    images: Annotated[int, typer.Option("--images", help="Images seen in all.")] = 24_000,
     seed: Annotated[int, typer.Option("--seed", help="Of all that is drawn.")] = 0,
     w_range: Range = None,
     teacher_steps: Long = None,

@@ -35,7 +35,7 @@ class Settings:
     method: str = "trajectory"
     w_range: tuple[float, float] | None = None
     data: str | None = None
-    images: int = 40_000
+    images: int = 24_000
     batch: int = 32
     optimizer: str = "muon"
     lr: float = 1e-3

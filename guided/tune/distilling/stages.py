@@ -8,8 +8,8 @@ from guided.tune.distilling.settings import Settings
 
 GUIDANCE = 0.5
 """The share of the images of a progressive run that teaches guidance, before any halving."""
-TRAJECTORY = 0.2
-"""The share of the images of a run by trajectory that are drawn whole, after guidance: each costs as ten of those."""
+TRAJECTORY = 1 / 3
+"""The share of the images of a run by trajectory that are drawn whole, after guidance: each costs as five of those."""
 TICKS = 8
 """How often a consistency run brings its two levels closer together (ECT's doublings)."""
 
