@@ -57,7 +57,7 @@ def distill(
     w_range: Range = None,
     teacher_steps: Long = None,
     batch: Annotated[int, typer.Option("--batch", help="Images an update.")] = 32,
-    lr: Annotated[float, typer.Option("--lr", help="Learning rate at first; an eighth of it after guidance.")] = 1e-3,
+    lr: Annotated[float, typer.Option("--lr", help="Learning rate at first; less of it after guidance.")] = 1e-3,
     optimizer: Annotated[str, typer.Option("--optimizer", help="muon or adamw.")] = "muon",
     pool: Annotated[int, typer.Option("--pool", help="Pictures that the teacher draws, without --data.")] = 1024,
     file: Prompts = None,

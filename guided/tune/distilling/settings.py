@@ -25,8 +25,8 @@ class Settings:
     learns; None: from 1 to the guide's. data: pictures to learn on, whatever `guided.data.open` takes; None: `pool`
     pictures that the teacher draws, of `prompts` or of those on its card. images: seen in all, shared among the stages.
     teacher_steps: of the path that halving begins with, steps times a power of two; None: the least such from 32 on.
-    lr: at the beginning of a stage, from where it falls to 0; an eighth for a halving or a trajectory. drop: the share
-    that has no cond.
+    lr: at the beginning of a stage, from where it falls to 0; an eighth for a halving, half for a trajectory. drop: the
+    share that has no cond.
     Raises ValueError naming the entry.
     """
 
