@@ -135,7 +135,7 @@ DISTILLING = [
     Fault(
         "distill: a checkpoint forgets the steps that were fitted",
         f"{D}/state.py",
-        'facts["calibrated"], None',
+        'facts.get("calibrated"), None',
         "None, None",
         f"{T}/test_state.py::test_a_checkpoint_brings_back_student_teacher_and_optimizer",
     ),

@@ -91,7 +91,7 @@ class State:
         tensors, facts = checkpoint.load(path)
         self.student.network.load_state_dict(tensors["weights"])
         self.counter, self.applied, self.at = facts["counter"], facts["applied"], facts["stage"]
-        self.calibrated, self.before = facts["calibrated"], None
+        self.calibrated, self.before = facts.get("calibrated"), None
         if "before" in tensors:
             self.before = frozen(self.student)
             self.before.network.load_state_dict(tensors["before"])
