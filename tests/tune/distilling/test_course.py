@@ -67,9 +67,9 @@ def test_progressive_is_guidance_then_halvings_twice_as_long_each() -> None:
 
 
 def test_a_trajectory_follows_guidance_where_there_is_a_guide() -> None:
-    found = stages(Settings(images=20_000, batch=32), guided=True)
+    found = stages(Settings(images=24_000, batch=32), guided=True)
     assert [(stage.kind, stage.begin, stage.end) for stage in found] == [
-        ("guidance", 0, 16_000), ("trajectory", 16_000, 20_000),
+        ("guidance", 0, 16_000), ("trajectory", 16_000, 24_000),
     ]  # fmt: skip
     assert [stage.kind for stage in stages(Settings(), guided=False)] == ["trajectory"]
 
