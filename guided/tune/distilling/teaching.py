@@ -21,7 +21,7 @@ from guided.tune.distilling.rollout import Rollout
 from guided.tune.distilling.stages import TICKS, Stage
 
 AUTOCAST = {"bf16": torch.bfloat16, "float32": None}
-BETWEEN = 4
+NOISED = 4
 """Of so many images that are drawn whole one is a noised picture besides."""
 
 
@@ -75,7 +75,7 @@ class Lesson:
         if self.rollout is not None:
             yield from self.rollout.losses(student, self.mean + self.rollout.solver.levels[0] * noise, cond)
             # A few on noised pictures, at any level: it stays a denoiser there, and edits begin there.
-            few = slice(0, -(-len(x0) // BETWEEN))
+            few = slice(0, -(-len(x0) // NOISED))
             x0, noise, levels, cond = x0[few], noise[few], levels[:, few], cond.index(few)
         x = torch.addcmul(x0, spread(levels[0], x0), noise)
         if self.stage.kind == "consistency":
