@@ -154,12 +154,17 @@ class Artist:
 
     def cost(self, how: How) -> Figure:
         """How many evaluations of the model's own network a picture takes, by drawing one."""
+        text, classes = "text" in self.model.encoders, bool(self.model.classes)
+        quiet = replace(self, watch=None)
+        return self.counted(lambda: quiet.draw(how, ["a picture"] if text else None, [0] if classes else None), how)
+
+    def counted(self, one: Callable[[], object], how: How) -> Figure:
+        """How many evaluations of the model's own network it takes to make one picture."""
         rows: list[int] = []
         network = self.model.denoiser.network
         hook = network.register_forward_hook(lambda module, args, out: rows.append(len(out)))
         try:
-            text, classes = "text" in self.model.encoders, bool(self.model.classes)
-            replace(self, watch=None).draw(how, ["a picture"] if text else None, [0] if classes else None)
+            one()
         finally:
             hook.remove()
         return Figure("network evaluations a picture", sum(rows), math.nan, math.nan, 1, told(how))

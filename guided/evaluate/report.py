@@ -158,7 +158,7 @@ def evaluate(
       and the held-out bases. The split is that of the model's recipe.
     - A model of shapes: the exact parser's verdict on captions of colour-shape pairs that were never in training.
     - A model of classes: class accuracy by a classifier, FD, KID, precision, recall, coverage and density.
-    - A model that changes pictures: each of its tasks undone, beside the trivial answer.
+    - A model that changes pictures: each of its tasks undone in each way, beside the trivial answer.
     - A folder: FD, KID, precision, recall, coverage and density.
 
     On a command line: `evaluate(MODEL, DATA, Options(n=captions, w=(1, 2, 4)), sheet=...)`, then `.show()` and
@@ -170,11 +170,13 @@ def evaluate(
         return _folder(pathlib.Path(os.fspath(subject)), os.fspath(against), options, memory, watch)  # type: ignore[arg-type]
     _refuse(model, os.fspath(against), options, memory is not None)
     artist = Artist(model, options.steps, options.solver, options.seed, options.batch, watch)
-    ways: tuple[How, ...] = (*options.w, *options.guide) or (artist.w,)
-    costs = [artist.cost(how) for how in ways] if options.guide else []  # refuses what is no guide before long work
+    draws = model.translation is None
+    ways: tuple[How, ...] = (*options.w, *options.guide) or (artist.w if draws else None,)
+    # What is no guide is refused here, before long work.
+    costs = [artist.cost(how) for how in ways] if options.guide and draws else []
     recipe = model.card.get("recipe") or {}
     extra = _extra(options, model.device)
-    if _endless(os.fspath(against)) and model.translation is None:
+    if _endless(os.fspath(against)) and draws:
         found, pictures = measures.shapes(artist, ways, options.n or SCENES, extra), None
         preprocessing = "none: scenes are rendered at the model's size"
     else:
@@ -240,7 +242,7 @@ def _judged(artist: Artist, pictures: Real, ways: Sequence[How], options: Option
     if model.translation is not None:
         crop = float((model.card.get("recipe") or {}).get("data", {}).get("crop", 1.0))
         judged = None if options.classifier is None else Classifier.open(options.classifier).space
-        return translations(artist, pictures, options.n or TRANSLATED, extra.space or judged, crop, extra.lpips)
+        return translations(artist, pictures, options.n or TRANSLATED, ways, extra.space or judged, crop, extra.lpips)
     if "text" in model.encoders:
         if all(record.caption is None for record in pictures.records):
             raise ValueError(f"{model.name} draws captions, but the data has none; give captioned pictures")

@@ -13,7 +13,7 @@ from guided.evaluate.distances import frechet, kernel
 from guided.evaluate.features import Bands, Features, levels, perceptual, unit
 from guided.evaluate.figures import Figure, mean
 from guided.evaluate.lpips import Lpips
-from guided.evaluate.material import Artist, Real, thinned
+from guided.evaluate.material import Artist, How, Real, thinned, told
 from guided.evaluate.measures import Found
 from guided.model import Request, drawing
 from guided.noise import key
@@ -29,15 +29,16 @@ def translations(
     artist: Artist,
     real: Real,
     n: int,
+    ways: Sequence[How],
     space: Features | None = None,
     crops: float = 1.0,
     lpips: Lpips | None = None,
 ) -> Found:
-    """Each task of a model on n pictures that were kept out (of the training part, where none were).
+    """Each task of a model, guided in each way, on n pictures that were kept out (of training, where none were).
 
     FD and KID of the results against the truth in `space`, perceptual distance, LPIPS where it is asked for, and PSNR
     to it; of super-resolution also how well the small picture is met, and the mean error of each colour. Beside each
-    stands the baseline's figure.
+    stands the baseline's figure. Where guides are among the ways, what each costs.
     crops: below 1 random windows of the pictures stand for them, as the recipe's `data.crop`. Raises ValueError for a
     model of pairs.
     """
@@ -53,13 +54,19 @@ def translations(
     if lpips is not None:
         lpips.check(truth)  # before any of them is drawn
     figures: list[Figure] = []
+    if any(isinstance(how, str) for how in ways):  # refuses what is no guide before long work
+        quiet, one = replace(artist, watch=None), unit(truth[:1])
+        figures += [artist.counted(lambda how=how: _restored(quiet, one, 0, how), how) for how in ways]  # type: ignore[misc]
     shown: list[Tensor] = []
     for number, task in enumerate(taught.tasks):
-        drawn, given = _restored(artist, unit(truth), number)
+        made = [_restored(artist, unit(truth), number, how) for how in ways]
+        given = made[0][1]
         plain = levels(torch.stack([task.baseline(one) for one in given]))
-        figures += judged(task, drawn, plain, truth, space, lpips)
+        for how, (drawn, _) in zip(ways, made, strict=True):
+            found = judged(task, drawn, plain, truth, space, lpips)
+            figures += [replace(f, at=f"{f.at}, {told(how)}") for f in found] if len(ways) > 1 else found
         few = thinned(range(len(truth)), SHOWN)
-        shown += [part[few] for part in (levels(given.nan_to_num(0.0)), plain, drawn, truth)]
+        shown += [part[few] for part in (levels(given.nan_to_num(0.0)), plain, *(drawn for drawn, _ in made), truth)]
     settings = {
         "pictures": f"{len(truth)} of {len(set(groups))} that were kept out"
         if rows != real.split.train
@@ -67,7 +74,7 @@ def translations(
         "features": space.name,
         "perceptual distance": f"mean square in {FINE.name}",
         **({} if lpips is None else {"LPIPS": lpips.name}),
-        "sheet": "a row each: as given, baseline, drawn, truth",
+        "sheet": f"a row each: as given, baseline, drawn{_named(ways)}, truth",
     }
     return Found(figures, settings, torch.cat(shown), [""] * len(torch.cat(shown)))
 
@@ -87,13 +94,22 @@ def _pictures(real: Real, rows: Sequence[int], n: int, crops: float, seed: int) 
     return torch.stack(found), kept
 
 
-def _restored(artist: Artist, x0: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """What the model makes of pictures spoilt by a task, uint8, and the spoilt ones as it was shown them."""
+def _named(ways: Sequence[How]) -> str:
+    """The guides, or the weights where there are several."""
+    names = [told(how) for how in ways if len(ways) > 1 or isinstance(how, str)]
+    return f" ({', '.join(names)})" if names else ""
+
+
+def _restored(artist: Artist, x0: Tensor, number: int, how: How) -> tuple[Tensor, Tensor]:
+    """What the model, so guided, makes of pictures spoilt by a task, uint8, and the spoilt ones as it was shown them."""
     drawn, given = [], []
     for start in range(0, len(x0), artist.batch):
         part = x0[start : start + artist.batch]
         seeds = range(artist.seed + start, artist.seed + start + len(part))
-        request = Request(n=len(part), steps=artist.steps, solver=artist.solver, seed=seeds[0], batch=artist.batch)
+        request = Request(
+            n=len(part), steps=artist.steps, solver=artist.solver, seed=seeds[0], batch=artist.batch,
+            w=None if isinstance(how, str) else how, guide=how if isinstance(how, str) else None,
+        )  # fmt: skip
         plan, image = translating.restoring(artist.model, part, seeds, number, request)
         for progress in drawing.run(artist.model, plan):
             if progress.result is not None:

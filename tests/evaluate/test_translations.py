@@ -19,7 +19,7 @@ from guided.evaluate import Options, evaluate
 from guided.evaluate.features import Bands, perceptual
 from guided.evaluate.report import Report
 from guided.model import Model
-from tests.tasks.build_translating import Shown, answering, quartet
+from tests.tasks.build_translating import Shown, answering, larger, quartet
 
 
 def saved(folder: pathlib.Path, count: int = 200, side: int = 16) -> pathlib.Path:
@@ -95,6 +95,23 @@ def test_every_task_has_its_figures(tmp_path: pathlib.Path) -> None:
         assert value(found, "PSNR, dB", at) < 30
     again = evaluate(model, data, Options(n=12, steps=2))
     assert [figure.value for figure in again.figures] == [figure.value for figure in found.figures]
+
+
+def test_guides_are_judged_side_by_side_with_what_they_cost(tmp_path: pathlib.Path) -> None:
+    data = saved(tmp_path / "data", 30)
+    model = larger(Translation((degrade.Down(4),)))
+    weak = {name: 0.5 * tensor for name, tensor in model.denoiser.network.state_dict().items()}
+    model = Model(model.denoiser, Pixels(), {}, {**model.card, "recipe": {"data": {"hold_out": None}}}, early=weak)
+    alone = evaluate(model, data, Options(n=10, steps=2))
+    ways = ("between(early, 1)", "between(early, 3)")
+    found = evaluate(model, data, Options(n=10, steps=2, guide=ways), sheet=tmp_path / "sheet.png")
+    name, at = "PSNR, dB", [f"down(4), {way}" for way in ways]
+    assert value(found, name, at[0]) == pytest.approx(value(alone, name, "down(4)"), abs=1e-6)
+    assert abs(value(found, name, at[1]) - value(found, name, at[0])) > 0.01
+    assert [value(found, "network evaluations a picture", way) for way in ways] == [2, 4]
+    assert ways[1] in found.settings["sheet"]
+    with pytest.raises(ValueError, match="cgf"):
+        evaluate(model, data, Options(n=10, guide=("cgf(3)",)))
 
 
 def test_bands_see_what_is_missing_and_what_is_too_much(tmp_path: pathlib.Path) -> None:
