@@ -101,7 +101,7 @@ def _named(ways: Sequence[How]) -> str:
 
 
 def _restored(artist: Artist, x0: Tensor, number: int, how: How) -> tuple[Tensor, Tensor]:
-    """What the model, so guided, makes of pictures spoilt by a task, uint8, and the spoilt ones as it was shown them."""
+    """What the model makes of pictures spoilt by a task, uint8, and the spoilt ones as it was shown them."""
     drawn, given = [], []
     for start in range(0, len(x0), artist.batch):
         part = x0[start : start + artist.batch]

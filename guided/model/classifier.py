@@ -54,8 +54,9 @@ class NoisyClassifier(nn.Module):
         """The card's name of it, for messages."""
         return str(self.card.get("name") or "the classifier")
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Logits (B, classes) of x (B, C, H, W) at sigma, () or (B,), in x's dtype."""
+    def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
+        """Logits (B, classes) of x (B, C, H, W) at sigma, () or (B,), in x's dtype; None: x has no noise."""
+        sigma = torch.tensor(self.lo) if sigma is None else sigma
         sigma = sigma.to(device=x.device, dtype=torch.float64).expand(len(x))
         scale = self.parametrization.coefficients(sigma).scale
         noise = self.parametrization.coefficients(sigma.clamp(self.lo, self.hi)).noise
@@ -65,8 +66,8 @@ class NoisyClassifier(nn.Module):
             found: Tensor = self.network(seen, noise.to(torch.promote_types(weights.dtype, torch.float32)), Cond())
         return found.to(x.dtype)
 
-    def log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """ln p(class | x; sigma), (B, classes), of x (B, C, H, W) at sigma, () or (B,)."""
+    def log_prob(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
+        """ln p(class | x; sigma), (B, classes); x, sigma as in `forward`."""
         return self(x, sigma).log_softmax(1)  # type: ignore[no-any-return]
 
     @classmethod

@@ -48,7 +48,7 @@ class Keeper:
     def __init__(self, job: Job, state: State, folder: Path, notes: Sequence[str] = ()) -> None:
         self.job, self.state, self.folder = job, state, folder
         recipe = job.recipe
-        self.objective = objective(recipe, job.denoiser.parametrization)
+        self.objective = objective(recipe, job.denoiser.parametrization, job.estimates)
         self.losses = Lines(folder / "losses.jsonl", state.counter)
         self.bad = Lines(folder / "bad_samples.jsonl", state.counter)
         self.board = Board(folder / "tensorboard", state.counter, job.recipe.train.tensorboard)

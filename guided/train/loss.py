@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from guided.cond import Cond
 from guided.denoiser import Denoise, Parametrization, spread
 from guided.noise import generator
+from guided.train.estimates import Estimates
 from guided.train.recipe import LossSection, Recipe
 
 Weight = Callable[[Tensor], Tensor]
@@ -19,8 +20,10 @@ Objective = Callable[..., Tensor]
 """(denoiser or classifier, x0, noise, sigma, cond[, target]) -> the loss of each image, (B,)."""
 
 
-def objective(recipe: Recipe, parametrization: Parametrization) -> Objective:
-    """The loss of a recipe's task."""
+def objective(recipe: Recipe, parametrization: Parametrization, estimates: Estimates | None = None) -> Objective:
+    """The loss of a recipe's task. estimates: what a classifier reads in place of the noisy pictures."""
+    if estimates is not None:
+        return lambda classifier, *given: cross_entropy(lambda x, sigma: classifier(estimates(x, sigma)), *given)
     if recipe.task == "classifier":
         return cross_entropy
     weigh = weight(recipe.loss, recipe.denoiser.sigma_data, parametrization)

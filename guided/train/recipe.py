@@ -260,6 +260,7 @@ class Recipe(Section):
     task: Annotated[str, one_of("denoiser", "classifier")] = "denoiser"  # the latter of noisy pictures, by class
     seed: Annotated[int, whole(0, 2**62)] = 0
     out: Text = ""
+    estimates: Text | None = None  # a model: a classifier for guides of D learns from what it makes of noise
     data: Data
     text: TextSection = TextSection()
     translate: Translate | None = None
@@ -284,7 +285,7 @@ TEXT_KEYS = frozenset(
     f"{prefix}{name}"
     for prefix, section in (("", Recipe), ("data.", Data), ("text.", TextSection), ("tune.", Tune))
     for name, field in section.model_fields.items()
-    if field.annotation is str or name == "encoder"
+    if field.annotation is str or name in ("encoder", "estimates")
 )
 
 
@@ -331,7 +332,7 @@ def _unfit(recipe: Recipe) -> list[str]:
     if recipe.noise.law == "trained" and recipe.tune is None:
         faults.append("noise.law: trained: only a model that is tuned has levels it was trained on")
     if recipe.task != "classifier":
-        return faults
+        return [*faults, *(["estimates: only a classifier reads them; leave it out"] if recipe.estimates else [])]
     if recipe.translate is not None:
         faults.append("translate: a classifier changes no pictures; leave the section out")
     if recipe.data.condition != "class":

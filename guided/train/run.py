@@ -104,7 +104,7 @@ def _train(
     begin: Callable[[int], None],
 ) -> Iterator[Step]:
     recipe, train = job.recipe, job.recipe.train
-    objective = loss.objective(recipe, job.denoiser.parametrization)
+    objective = loss.objective(recipe, job.denoiser.parametrization, job.estimates)
     parts = Parts(state.counter, train.images, train.batch_size, train.accumulate, team.rank, team.count)
     stream = iter(loader(job.samples, parts, recipe.data.workers, team.device.type == "cuda", begin))
     speed = Speed()

@@ -24,7 +24,9 @@ from guided.frames import DDPM, Framed
 from guided.model import NoisyClassifier
 from guided.nn import EncoderUNet, UNet, UNetConfig, preset
 from guided.noise import key
+from guided.train import estimates
 from guided.train.batch import Drawn, Samples
+from guided.train.estimates import AUTOCAST, Estimates
 from guided.train.levels import Law, LogNormal
 from guided.train.recipe import Recipe
 from guided.train.tuning import Tuning
@@ -33,7 +35,6 @@ DTYPES = {"float32": torch.float32, "bf16": torch.float32, "fp16": torch.float32
 MEAN_OF = 2048
 FRAMES = {"linear": DDPM(), "scaled": DDPM("scaled", 0.00085, 0.012), "cosine": DDPM("cosine")}
 """The published schedules: DDPM's and ADM's, Stable Diffusion's, and Improved DDPM's."""
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +79,14 @@ class Job:
     translation: Translation | None = None
     partners: Pictures | None = None
     tuning: Tuning | None = None
+    estimates: Estimates | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What decides the run besides its recipe, as JSON: the data, what reopens the text encoder, a base model."""
+        """What decides the run besides its recipe, as JSON: the data, what reopens the text encoder, other models."""
         text_spec = None if self.conditions.tokens is None else self.conditions.tokens.spec
-        base = {} if self.tuning is None else {"base": dict(self.tuning.facts)}
+        base: dict[str, Any] = {} if self.tuning is None else {"base": dict(self.tuning.facts)}
+        base |= {} if self.estimates is None else {"estimates": self.estimates.sha256}
         return {"data": self.fingerprint, "text": text_spec, **base}
 
     def mean(self) -> list[float]:
@@ -174,8 +177,9 @@ def prepare(recipe: Recipe, device: torch.device, facts: Mapping[str, Any] | Non
     denoiser = make_denoiser(recipe, config).to(device=device, dtype=DTYPES[recipe.train.precision])
     if device.type == "cuda":
         denoiser = denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    read = None if recipe.estimates is None else estimates.opened(recipe, device, (facts or {}).get("estimates"))
     made = source, pictures, split, conditions, samples, law, denoiser, config, fingerprint(records)
-    return Job(recipe, *made, translation, partners)
+    return Job(recipe, *made, translation, partners, estimates=read)
 
 
 def unchanged(recipe: Recipe, records: Sequence[Record], facts: Mapping[str, Any] | None) -> None:

@@ -105,6 +105,20 @@ PERTURBING = [
         "tests/nn/test_classifier.py::test_the_published_arithmetic",
     ),
     Fault(
+        "classifier: one of estimates reads the noisy picture",
+        "guided/train/loss.py",
+        "classifier(estimates(x, sigma))",
+        "classifier(x)",
+        f"{T}::test_one_of_estimates_points_through_the_denoiser_where_the_exact_one_does",
+    ),
+    Fault(
+        "classifier: goes on with another model's estimates",
+        "guided/train/estimates.py",
+        "if known is not None and known != model.hash:",
+        "if known is not None and not model.hash:",
+        f"{T}::test_one_of_estimates_learns_from_a_models_and_from_no_others",
+    ),
+    Fault(
         "classifier: sees x unscaled",
         "guided/model/classifier.py",
         "seen = (spread(scale, x) * x).to(weights.dtype)",

@@ -16,8 +16,11 @@ from guided.model import NoisyClassifier
 from guided.nn import EncoderUNet, UNetConfig
 from guided.oracle import GaussianMixture
 from guided.train import fit, load_recipe, setup
+from guided.train.estimates import Estimates
 from guided.train.levels import LogNormal
-from guided.train.loss import cross_entropy
+from guided.train.loss import cross_entropy, objective
+from guided.train.recipe import Data, Recipe
+from tests.model import build
 from tests.train.tools import CLASSES, digest, tiny
 
 
@@ -82,6 +85,34 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(whole: Path, data: Path, tmp_pa
     assert isinstance(done.model, NoisyClassifier) and done.note is not None and "finished at 48" in done.note
 
 
+def test_one_of_estimates_learns_from_a_models_and_from_no_others(data: Path, tmp_path: Path) -> None:
+    model = build.class_model()
+    place = model.save(tmp_path / "model")
+    values = {**recipe(data, tmp_path / "run"), "estimates": str(place)}
+    steps = fit(values, device="cpu")
+    for step in steps:
+        if step.images == 32:  # the checkpoint is at 24
+            break
+    steps.close()  # type: ignore[attr-defined]
+    job = setup.prepare(load_recipe(values), torch.device("cpu"))
+    assert job.estimates is not None and job.estimates.sha256 == model.hash
+    x, sigma = torch.randn(2, 3, 8, 8), torch.tensor([0.3, 3.0], dtype=torch.float64)
+    torch.testing.assert_close(job.estimates(x, sigma), model.denoiser(x, sigma, Cond()))
+    with torch.no_grad():
+        next(model.denoiser.network.parameters()).mul_(1.5)
+    model.forget_hash()
+    other = model.save(tmp_path / "other")
+    for file in other.iterdir():
+        (place / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(ValueError, match="are no longer those this run began with"):
+        next(fit(values, device="cpu"))
+    with pytest.raises(ValueError, match="expected a model that draws pictures of 1 channels"):
+        grey = {**values, "out": str(tmp_path / "grey"), "data": {**values["data"], "channels": 1}}
+        next(fit(grey, device="cpu"))
+    with pytest.raises(ValueError, match="estimates: only a classifier reads them"):
+        load_recipe({**tiny(data, tmp_path), "estimates": str(place)})
+
+
 def test_what_a_classifier_cannot_use_is_refused(data: Path, tmp_path: Path) -> None:
     bad = recipe(data, tmp_path, data__condition="none", train__drop=0.1, loss__weight="edm")
     with pytest.raises(ValueError) as caught:
@@ -117,7 +148,8 @@ def mixture() -> GaussianMixture:
     return GaussianMixture(means, torch.full((6,), 0.15), torch.ones(6), [0, 0, 1, 1, 2, 2])
 
 
-def trained(data: GaussianMixture, noisy: bool, steps: int, batch: int = 96, lr: float = 5e-3) -> NoisyClassifier:
+def trained(data: GaussianMixture, kind: str, steps: int, batch: int = 96, lr: float = 5e-3) -> NoisyClassifier:
+    """kind: of "noisy" pictures, of "clean" ones, or of "estimates" of noisy ones."""
     config = UNetConfig(
         **{"in_channels": 1, "out_channels": 3, "widths": (24,), "blocks": (1,), "depth": (0,)},  # type: ignore[arg-type]
         **{"middle_blocks": 1, "head_width": 24, "groups": 4},  # type: ignore[arg-type]
@@ -125,15 +157,18 @@ def trained(data: GaussianMixture, noisy: bool, steps: int, batch: int = 96, lr:
     torch.manual_seed(0)
     judge = NoisyClassifier(EncoderUNet(config, (4, 4)), EDM(0.5), 0.02, 10.0)
     optimizer = torch.optim.AdamW(judge.parameters(), betas=(0.9, 0.99))
+    recipe = Recipe(data=Data(path="none", condition="class"), task="classifier")
+    aim = objective(recipe, EDM(0.5), Estimates(data.denoiser(), "") if kind == "estimates" else None)
     law, g = LogNormal(0.0, 1.3, 0.02, 10.0), torch.Generator().manual_seed(1)
     assert data.classes is not None
     for step in range(steps):
         k = torch.randint(6, (batch,), generator=g)
         spread = data.stds[k, None] * torch.randn(batch, 16, generator=g, dtype=torch.float64)
         x0 = (data.means[k] + spread).view(-1, 1, 4, 4).float()
-        sigma = law.levels(0, range(step * batch, (step + 1) * batch)) if noisy else torch.full((batch,), 0.02).double()
+        levels = law.levels(0, range(step * batch, (step + 1) * batch))
+        sigma = torch.full((batch,), 0.02).double() if kind == "clean" else levels
         cond = Cond(label=data.classes[k])
-        loss = cross_entropy(judge, x0, torch.randn(x0.shape, generator=g), sigma, cond).mean()
+        loss = aim(judge, x0, torch.randn(x0.shape, generator=g), sigma, cond).mean()
         optimizer.param_groups[0]["lr"] = lr * min(1.0, 2 * (steps - step) / steps)
         optimizer.zero_grad()
         loss.backward()
@@ -143,7 +178,7 @@ def trained(data: GaussianMixture, noisy: bool, steps: int, batch: int = 96, lr:
 
 def test_it_learns_the_exact_posterior_of_every_noise_level_as_a_clean_one_cannot() -> None:
     data = mixture()
-    noisy, clean = trained(data, True, 200), trained(data, False, 40)
+    noisy, clean = trained(data, "noisy", 200), trained(data, "clean", 40)
     x0 = data.sample(300, torch.Generator().manual_seed(5))
     n = torch.randn(x0.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
 
@@ -163,10 +198,25 @@ def test_it_learns_the_exact_posterior_of_every_noise_level_as_a_clean_one_canno
         assert _angle(data, noisy, x0 + sigma * n, sigma) > 0.5 > 0.25 > _angle(data, clean, x0 + sigma * n, sigma)
 
 
-def _angle(data: GaussianMixture, judge: NoisyClassifier, x: Tensor, sigma: float) -> float:
-    """The cosine between the gradients of ln p(class 0 | x) by the judge and in closed form, over all pictures."""
+def test_one_of_estimates_points_through_the_denoiser_where_the_exact_one_does() -> None:
+    """One of clean pictures, which knows no estimates from far away, does not."""
+    data = mixture()
+    judge, clean = trained(data, "estimates", 200), trained(data, "clean", 40)
+    x0 = data.sample(300, torch.Generator().manual_seed(5))
+    n = torch.randn(x0.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    for sigma, least, most in ((1.0, 0.4, 0.2), (3.0, 0.7, 0.45)):
+        here, other = (_angle(data, one, x0 + sigma * n, sigma, through=True) for one in (judge, clean))
+        assert here > least > most > other
+
+
+def _angle(data: GaussianMixture, judge: NoisyClassifier, x: Tensor, sigma: float, through: bool = False) -> float:
+    """The cosine between the gradients of ln p(class 0 | x) by the judge and in closed form, over all pictures.
+
+    through: the judge reads the exact estimate of x, as a guide of D does.
+    """
     a, b = x.float().requires_grad_(), x.clone().requires_grad_()
-    (found,) = torch.autograd.grad(judge.log_prob(a, torch.tensor(sigma))[:, 0].sum(), a)
+    said = judge.log_prob(data.denoise(a, sigma)) if through else judge.log_prob(a, torch.tensor(sigma))
+    (found,) = torch.autograd.grad(said[:, 0].sum(), a)
     (exact,) = torch.autograd.grad(data.class_log_prob(b, sigma)[:, 0].sum(), b)
     return float((found.double() * exact).sum() / found.double().norm() / exact.norm())
 
