@@ -217,4 +217,11 @@ JUDGING = [
         "guide=None",
         f"{E}/test_translations.py::test_guides_are_judged_side_by_side_with_what_they_cost",
     ),
+    Fault(
+        "windows of one picture are taken for pictures",
+        "guided/evaluate/figures.py",
+        "counts(int(place.max()) + 1, draws, seed)[:, place]",
+        "counts(len(place), draws, seed)",
+        f"{E}/test_distances.py::test_windows_of_one_picture_are_resampled_with_it",
+    ),
 ]
