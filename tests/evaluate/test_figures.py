@@ -66,7 +66,7 @@ def test_a_mean_has_its_normal_interval() -> None:
 
 
 def test_what_hangs_together_is_resampled_together() -> None:
-    """30 pictures in five windows each that say the same are 30 values, not 150; the bootstrap's interval says so too."""
+    """30 pictures in five windows each that say the same are 30 values, not 150; so says the bootstrap's interval."""
     values = torch.randn(30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     five, groups = values.repeat_interleave(5), [7 * i for i in range(30) for _ in range(5)]
     alone, grouped, apart = mean("x", values), mean("x", five, groups=groups), mean("x", five)

@@ -38,8 +38,8 @@ JUDGING = [
     Fault(
         "FD's intervals keep the bias of resampling",
         DISTANCES,
-        "low, high = bootstrap(statistic, len(x), draws, centre=value)",
-        "low, high = bootstrap(statistic, len(x), draws)",
+        "low, high = bootstrap(statistic, len(x), draws, centre=value, groups=groups)",
+        "low, high = bootstrap(statistic, len(x), draws, groups=groups)",
         f"{E}/test_truth.py::test_intervals_hold_the_truth",
     ),
     Fault(
