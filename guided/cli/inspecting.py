@@ -188,6 +188,7 @@ def _model(path: pathlib.Path, verify: bool) -> dict[str, Any]:
         "text": text if text is None or isinstance(text, str) else text.get("from") or _towers(text),
         "defaults": card.get("defaults"),
         "distilled": card.get("distilled"),
+        "estimates": card.get("estimates"),
         "data": card.get("data"),
         "metrics": card.get("metrics"),
         "provenance": card.get("provenance"),

@@ -97,10 +97,10 @@ def _plan(recipe: Recipe, device: str, as_json: bool) -> None:
     import torch
 
     from guided import text
-    from guided.train import optimizer, setup, workplace
+    from guided.train import estimates, optimizer, setup, workplace
 
     optimizer.require(recipe.train)
-    started = workplace.begun(pathlib.Path(recipe.out), recipe) is not None
+    begun = workplace.begun(pathlib.Path(recipe.out), recipe)
     source, _ = setup.open_source(recipe)
     split = setup.part(recipe, source.records)
     encoder: Any = None
@@ -108,14 +108,16 @@ def _plan(recipe: Recipe, device: str, as_json: bool) -> None:
         encoder = text.open(recipe.text.encoder, length=recipe.text.length)
     with torch.device("meta"):
         network = setup.make_network(recipe, setup.network_config(recipe, source, encoder))
+    read = None if recipe.estimates is None else estimates.opened(recipe, torch.device("cpu"), None, begun)
     facts = {
         "recipe": recipe.model_dump(mode="json", exclude_unset=True),
         "out": recipe.out,
-        "started": started,
+        "started": begun is not None,
         "device": device,
         "precision": recipe.train.precision,
         "pictures": {"all": len(source.records), "training": len(split.train)},
         "text": None if encoder is None else encoder.spec,
+        "estimates": None if read is None else {"name": read.name, "sha256": read.sha256},
         "parameters": sum(weights.numel() for weights in network.parameters()),
         "updates": -(-recipe.train.images // recipe.train.batch_size),
     }

@@ -43,13 +43,17 @@ class Lot:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The figures of one measurement, what was assumed, pictures for a sheet with their captions, and a whole lot."""
+    """The figures of one measurement, what was assumed, pictures for a sheet with their captions, and a whole lot.
+
+    columns: how many pictures stand in a row of the sheet.
+    """
 
     figures: list[Figure]
     settings: dict[str, str]
     shown: Tensor | None = None
     captions: Sequence[str] = ()
     lot: Lot | None = None
+    columns: int = 8
 
 
 @dataclass(frozen=True, eq=False)

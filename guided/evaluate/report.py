@@ -125,7 +125,7 @@ class Report:
         for f in self.figures:
             interval = "-" if f.low != f.low else f"{f.text(f.low)} .. {f.text(f.high)}"
             beside = ", ".join(f"{name} {f.text(value)}" for name, value in f.beside.items())
-            table.add_row(escape(f.name), f.at, f.text(f.value), interval, str(f.n), escape(beside))
+            table.add_row(escape(f.name), escape(f.at), f.text(f.value), interval, str(f.n), escape(beside))
         out.print(table)
 
 
@@ -149,7 +149,7 @@ def evaluate(
     """Judge a model, or a folder of pictures, against real ones; what is measured follows from what they are.
 
     subject: a `Model`, or whatever `guided.load` opens, or a folder of pictures. against: whatever `data.open` opens,
-    or "shapes". sheet: where to write a contact sheet of up to 64 pictures drawn. memory: where to
+    or "shapes". sheet: where to write a contact sheet of what was drawn. memory: where to
     write one of the drawn pictures nearest to training, each beside its nearest; their share becomes a figure. watch:
     called as (what, done, total).
 
@@ -220,6 +220,10 @@ def _refuse(model: Model, against: str, options: Options, memory: bool) -> None:
         raise ValueError(f"clip: CLIPScore is measured of models that draw captions, and {model.name} is none")
     if options.lpips is not None and not changes:
         raise ValueError(f"lpips: is measured of models that change pictures they are given, and {model.name} is none")
+    if options.likelihood and changes:
+        raise ValueError(
+            f"likelihood: is measured of models that draw, and {model.name} changes pictures; leave it out"
+        )
     if memory and (changes or _endless(against)):
         why = "changes pictures it is given" if changes else "is judged on scenes that are rendered without end"
         raise ValueError(f"memory: {model.name} {why}; it is measured of models that draw, against their own data")
@@ -345,7 +349,7 @@ def _remembered(found: Found, pictures: Real, path: str | os.PathLike[str]) -> F
 def _write_sheet(path: str | os.PathLike[str], found: Found) -> None:
     assert found.shown is not None
     pictures = [_picture(picture) for picture in found.shown]
-    _files.write(path, png(contact_sheet(pictures, list(found.captions), 8), None))
+    _files.write(path, png(contact_sheet(pictures, list(found.captions), found.columns), None))
 
 
 def _picture(picture: Tensor) -> Image.Image:

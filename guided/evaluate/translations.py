@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from guided.evaluate.lpips import Lpips
 from guided.evaluate.material import Artist, How, Real, thinned, told
 from guided.evaluate.measures import Found
 from guided.model import Request, drawing
+from guided.model.request import Plan
 from guided.noise import key
 from guided.tasks import translating
 
@@ -55,19 +56,23 @@ def translations(
     if lpips is not None:
         lpips.check(truth)  # before any of them is drawn
     figures: list[Figure] = []
-    if any(isinstance(how, str) for how in ways):  # refuses what is no guide before long work
-        quiet, one = replace(artist, watch=None), unit(truth[:1])
-        figures += [artist.counted(lambda how=how: _restored(quiet, one, 0, how), how) for how in ways]  # type: ignore[misc]
+    one, pairs = unit(truth[:1]), [(number, how) for number in range(len(taught.tasks)) for how in ways]
+    for number, how in pairs:  # what cannot be done is refused before long work
+        _planned(artist, one, [artist.seed], number, how)
+    if any(isinstance(how, str) for how in ways):
+        quiet = replace(artist, watch=None)
+        figures += [artist.counted(partial(_restored, quiet, one, 0, how), how) for how in ways]
     shown: list[Tensor] = []
+    few = thinned(range(len(truth)), SHOWN)
     for number, task in enumerate(taught.tasks):
-        made = [_restored(artist, unit(truth), number, how) for how in ways]
-        given = made[0][1]
-        plain = levels(torch.stack([task.baseline(one) for one in given]))
-        for how, (drawn, _) in zip(ways, made, strict=True):
-            found = judged(task, drawn, plain, truth, space, lpips, groups)
-            figures += [replace(f, at=f"{f.at}, {told(how)}") for f in found] if len(ways) > 1 else found
-        few = thinned(range(len(truth)), SHOWN)
-        shown += [part[few] for part in (levels(given.nan_to_num(0.0)), plain, *(drawn for drawn, _ in made), truth)]
+        results: list[Tensor] = []
+        for how in ways:
+            drawn, given = _restored(artist, unit(truth), number, how)
+            plain = levels(torch.stack([task.baseline(one) for one in given]))
+            found = judged(task, drawn, plain, truth, space, lpips)
+            figures += found if how is None else [replace(f, at=f"{f.at}, {told(how)}") for f in found]
+            results.append(drawn)
+        shown += [part[few] for part in (levels(given.nan_to_num(0.0)), plain, *results, truth)]
     settings = {
         "pictures": f"{len(truth)} of {len(set(groups))} that were kept out"
         if rows != real.split.train
@@ -77,7 +82,7 @@ def translations(
         **({} if lpips is None else {"LPIPS": lpips.name}),
         "sheet": f"a row each: as given, baseline, drawn{_named(ways)}, truth",
     }
-    return Found(figures, settings, torch.cat(shown), [""] * len(torch.cat(shown)))
+    return Found(figures, settings, torch.cat(shown), [""] * len(torch.cat(shown)), columns=len(few))
 
 
 def _pictures(real: Real, rows: Sequence[int], n: int, crops: float, seed: int) -> tuple[Tensor, list[int]]:
@@ -96,8 +101,8 @@ def _pictures(real: Real, rows: Sequence[int], n: int, crops: float, seed: int) 
 
 
 def _named(ways: Sequence[How]) -> str:
-    """The guides, or the weights where there are several."""
-    names = [told(how) for how in ways if len(ways) > 1 or isinstance(how, str)]
+    """The guides and weights that were asked for."""
+    names = [told(how) for how in ways if how is not None]
     return f" ({', '.join(names)})" if names else ""
 
 
@@ -107,11 +112,7 @@ def _restored(artist: Artist, x0: Tensor, number: int, how: How) -> tuple[Tensor
     for start in range(0, len(x0), artist.batch):
         part = x0[start : start + artist.batch]
         seeds = range(artist.seed + start, artist.seed + start + len(part))
-        request = Request(
-            n=len(part), steps=artist.steps, solver=artist.solver, seed=seeds[0], batch=artist.batch,
-            w=None if isinstance(how, str) else how, guide=how if isinstance(how, str) else None,
-        )  # fmt: skip
-        plan, image = translating.restoring(artist.model, part, seeds, number, request)
+        plan, image = _planned(artist, part, seeds, number, how)
         for progress in drawing.run(artist.model, plan):
             if progress.result is not None:
                 drawn.append(levels(progress.result.tensor))
@@ -121,41 +122,37 @@ def _restored(artist: Artist, x0: Tensor, number: int, how: How) -> tuple[Tensor
     return torch.cat(drawn), torch.cat(given)
 
 
-def judged(
-    task: Task,
-    drawn: Tensor,
-    plain: Tensor,
-    truth: Tensor,
-    space: Features,
-    lpips: Lpips | None = None,
-    groups: Sequence[int] | None = None,
-) -> list[Figure]:
-    """The figures of one task: results, the baseline's answers and the truth, all uint8 (N, C, H, W).
+def _planned(artist: Artist, x0: Tensor, seeds: Sequence[int], number: int, how: How) -> tuple[Plan, Tensor]:
+    """`translating.restoring` in a way; raises ValueError where the model knows no such way."""
+    request = Request(
+        n=len(x0), steps=artist.steps, solver=artist.solver, seed=seeds[0], batch=artist.batch,
+        w=None if isinstance(how, str) else how, guide=how if isinstance(how, str) else None,
+    )  # fmt: skip
+    return translating.restoring(artist.model, x0, seeds, number, request)
 
-    groups: the picture that each is of. Several windows of one hang together, so intervals are over pictures.
-    """
-    groups = None if groups is None or len(set(groups)) in (1, len(truth)) else groups
-    at, average = repr(task), functools.partial(mean, groups=groups)
+
+def judged(
+    task: Task, drawn: Tensor, plain: Tensor, truth: Tensor, space: Features, lpips: Lpips | None = None
+) -> list[Figure]:
+    """The figures of one task: results, the baseline's answers and the truth, all uint8 (N, C, H, W)."""
+    at = repr(task)
     features, other, own = space(drawn), space(plain), space(truth)
     figures = []
     if len(truth) >= 2 * own.shape[1]:
-        plainly = {"baseline": frechet(other, own, draws=2).value}, {"baseline": kernel(other, own, draws=2).value}
-        figures.append(replace(frechet(features, own, at=at, groups=groups), beside=plainly[0]))
-        figures.append(replace(kernel(features, own, at=at, groups=groups), beside=plainly[1]))
+        beside = {"baseline": frechet(other, own, draws=2).value}
+        figures.append(replace(frechet(features, own, at=at), beside=beside))
+        figures.append(replace(kernel(features, own, at=at), beside={"baseline": kernel(other, own, draws=2).value}))
     far = perceptual(FINE, plain, truth).mean()
-    figures.append(average("perceptual distance", perceptual(FINE, drawn, truth), at, {"baseline": float(far)}))
+    figures.append(mean("perceptual distance", perceptual(FINE, drawn, truth), at, {"baseline": float(far)}))
     if lpips is not None:
-        figures.append(average("LPIPS", lpips(drawn, truth), at, {"baseline": float(lpips(plain, truth).mean())}))
-    figures.append(average("PSNR, dB", _psnr(drawn, truth), at, {"baseline": float(_psnr(plain, truth).mean())}))
+        figures.append(mean("LPIPS", lpips(drawn, truth), at, {"baseline": float(lpips(plain, truth).mean())}))
+    figures.append(mean("PSNR, dB", _psnr(drawn, truth), at, {"baseline": float(_psnr(plain, truth).mean())}))
     if isinstance(task, Down) and task.of_means:
-        figures += _consistency(task, drawn, plain, truth, average)
+        figures += _consistency(task, drawn, plain, truth, at)
     return figures
 
 
-def _consistency(
-    task: Down, drawn: Tensor, plain: Tensor, truth: Tensor, average: Callable[..., Figure]
-) -> list[Figure]:
-    at = repr(task)
+def _consistency(task: Down, drawn: Tensor, plain: Tensor, truth: Tensor, at: str) -> list[Figure]:
     small, again, base = (box(part.double(), task.factor) for part in (truth, drawn, plain))
     exact = levels(consistent(unit(drawn), box(unit(truth), task.factor), task.factor)).double()
     beside = {
@@ -163,9 +160,9 @@ def _consistency(
         "exact": float(_psnr(box(exact, task.factor), small).mean()),
     }
     colour = (again - small).mean((2, 3))
-    figures = [average("consistency PSNR, dB", _psnr(again, small), at, beside)]
+    figures = [mean("consistency PSNR, dB", _psnr(again, small), at, beside)]
     for channel in range(colour.shape[1]):
-        figures.append(average(f"colour error of channel {channel}, in 1/255", colour[:, channel], at))
+        figures.append(mean(f"colour error of channel {channel}, in 1/255", colour[:, channel], at))
     return figures
 
 

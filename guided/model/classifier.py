@@ -23,7 +23,8 @@ class NoisyClassifier(nn.Module):
 
     network: (x, c_noise, cond) -> logits (B, classes); of the parametrization it takes the scale of x and the noise
     level as the network sees it. lo, hi: the noise levels it was trained on, to which sigma is clamped. card: as
-    `Model`'s; `size` [H, W] and `classes`, their names, are needed to save it.
+    `Model`'s; `size` [H, W] and `classes`, their names, are needed to save it; `estimates` where it learnt from what a
+    model makes of noisy pictures: it then tells the class of such D's, and takes no sigma.
     """
 
     def __init__(
@@ -55,8 +56,15 @@ class NoisyClassifier(nn.Module):
         return str(self.card.get("name") or "the classifier")
 
     def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
-        """Logits (B, classes) of x (B, C, H, W) at sigma, () or (B,), in x's dtype; None: x has no noise."""
-        sigma = torch.tensor(self.lo) if sigma is None else sigma
+        """Logits (B, classes) of x (B, C, H, W) at sigma, () or (B,), in x's dtype; None: x has no noise.
+
+        Raises ValueError for a sigma where it learnt from estimates.
+        """
+        if sigma is not None and self.card.get("estimates"):
+            raise ValueError(
+                f'{self.name} learnt from a model\'s estimates and knows no noise: use gradient(..., reads="D")'
+            )
+        sigma = torch.tensor(self.lo, dtype=torch.float64) if sigma is None else sigma
         sigma = sigma.to(device=x.device, dtype=torch.float64).expand(len(x))
         scale = self.parametrization.coefficients(sigma).scale
         noise = self.parametrization.coefficients(sigma.clamp(self.lo, self.hi)).noise

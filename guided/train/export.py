@@ -36,6 +36,8 @@ def model_of(job: Job, state: State, metrics: Mapping[str, Any]) -> Model | Nois
     recipe = json.loads(job.recipe.model_dump_json(exclude_unset=True))
     recipe.pop("out", None)
     recipe["data"]["path"] = Path(job.recipe.data.path).name
+    if job.recipe.estimates is not None:
+        recipe["estimates"] = Path(job.recipe.estimates).name
     summary = {**job.source.summary, "path": Path(job.recipe.data.path).name, "fingerprint": job.fingerprint}
     split = {"train": len(job.split.train), "held_bases": len(job.split.held_bases)}
     card: dict[str, Any] = {
@@ -56,6 +58,8 @@ def model_of(job: Job, state: State, metrics: Mapping[str, Any]) -> Model | Nois
     }
     if tokens is not None:
         card["captions"] = captions(job)
+    if job.estimates is not None:
+        card["estimates"] = {"name": job.estimates.name, "sha256": job.estimates.sha256}
     if job.translation is not None:
         card["translate"] = job.translation.card()
     if job.recipe.task == "denoiser":

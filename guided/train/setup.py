@@ -26,7 +26,7 @@ from guided.nn import EncoderUNet, UNet, UNetConfig, preset
 from guided.noise import key
 from guided.train import estimates
 from guided.train.batch import Drawn, Samples
-from guided.train.estimates import AUTOCAST, Estimates
+from guided.train.estimates import Estimates
 from guided.train.levels import Law, LogNormal
 from guided.train.recipe import Recipe
 from guided.train.tuning import Tuning
@@ -35,6 +35,7 @@ DTYPES = {"float32": torch.float32, "bf16": torch.float32, "fp16": torch.float32
 MEAN_OF = 2048
 FRAMES = {"linear": DDPM(), "scaled": DDPM("scaled", 0.00085, 0.012), "cosine": DDPM("cosine")}
 """The published schedules: DDPM's and ADM's, Stable Diffusion's, and Improved DDPM's."""
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +178,8 @@ def prepare(recipe: Recipe, device: torch.device, facts: Mapping[str, Any] | Non
     denoiser = make_denoiser(recipe, config).to(device=device, dtype=DTYPES[recipe.train.precision])
     if device.type == "cuda":
         denoiser = denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    read = None if recipe.estimates is None else estimates.opened(recipe, device, (facts or {}).get("estimates"))
+    precision = AUTOCAST.get(recipe.train.precision)
+    read = None if recipe.estimates is None else estimates.opened(recipe, device, precision, facts)
     made = source, pictures, split, conditions, samples, law, denoiser, config, fingerprint(records)
     return Job(recipe, *made, translation, partners, estimates=read)
 

@@ -22,7 +22,6 @@ from guided.model.autoencoder import AutoencoderKL
 from guided.model.conditioning import LazyEncoder
 from guided.train import setup
 from guided.train.batch import Drawn, Samples, values
-from guided.train.estimates import AUTOCAST
 from guided.train.levels import Law, LogNormal, Trained
 from guided.train.recipe import Recipe, Tune
 from guided.train.setup import Conditions, Job
@@ -107,7 +106,7 @@ def _ready(base: Model, recipe: Recipe, own: Source, device: torch.device, stand
     if training.freezes(tune):
         training.laid_down(base.denoiser.network, tune)
     base.to(device)
-    base.denoiser.autocast = AUTOCAST.get(recipe.train.precision)
+    base.denoiser.autocast = setup.AUTOCAST.get(recipe.train.precision)
     rows = _sound(recipe, own, base, tune.replayed if stand_in else 1)
     replayed = _replayed(base, recipe, own, rows if stand_in else None) if tune.replay else None
     rest(base, device, reads=training.reads(tune), encodes=True)

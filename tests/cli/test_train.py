@@ -42,6 +42,8 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(here: pathlib.Path
     assert facts["updates"] == 7 and facts["parameters"] > 1000 and facts["out"] == "runs/toy"
     assert main(["train", "toy.yaml", "--dry-run"]) == 0
     assert "parameters" in capsys.readouterr().out
+    assert main(["train", "toy.yaml", "task=classifier", "estimates=nowhere", "--dry-run"]) == 2
+    assert "nowhere: no such model folder" in capsys.readouterr().err
     assert sorted(here.rglob("*")) == before
 
 

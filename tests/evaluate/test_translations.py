@@ -110,8 +110,37 @@ def test_guides_are_judged_side_by_side_with_what_they_cost(tmp_path: pathlib.Pa
     assert abs(value(found, name, at[1]) - value(found, name, at[0])) > 0.01
     assert [value(found, "network evaluations a picture", way) for way in ways] == [2, 4]
     assert ways[1] in found.settings["sheet"]
+    assert found.settings["sheet"] == f"a row each: as given, baseline, drawn ({ways[0]}, {ways[1]}), truth"
+    (single,) = {f.at for f in evaluate(model, data, Options(n=2, steps=1, w=(1.0,))).figures}
+    assert single == "down(4), w = 1", "a figure says how its pictures came about"
     with pytest.raises(ValueError, match="cgf"):
         evaluate(model, data, Options(n=10, guide=("cgf(3)",)))
+
+
+def test_what_a_model_cannot_be_asked_is_refused_before_anything_is_drawn(tmp_path: pathlib.Path) -> None:
+    data = saved(tmp_path / "data", 4)
+    model, network = answering(Translation((degrade.Down(4), degrade.parse("jpeg"))), steps=1)
+    model.card["recipe"] = {"data": {"hold_out": None}}
+    for options, told in (
+        (Options(w=(1.0, 2.0)), "unconditional: there is nothing for w="),
+        (Options(guide=("cfg(1)", "between(early, 2)")), "no early snapshot"),
+        (Options(likelihood=2), "likelihood: is measured of models that draw"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            evaluate(model, data, options)
+    assert not network.calls
+
+
+def test_few_pictures_still_stand_a_row_each(tmp_path: pathlib.Path) -> None:
+    data = saved(tmp_path / "data", 3)
+    model, _ = answering(Translation((degrade.Down(4),)), steps=1)
+    model.card["recipe"] = {"data": {"hold_out": None}}
+    evaluate(model, data, Options(n=3), sheet=tmp_path / "sheet.png")
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape[:2] == (6 + 4 * (96 + 6 + 13), 6 + 3 * (96 + 6))
+    truth = np.asarray(Image.open(data / "000.png")).repeat(6, 0).repeat(6, 1)
+    last = 6 + 3 * (96 + 6 + 13)
+    assert np.array_equal(sheet[last : last + 96, 6:102], truth), "the truth begins the last row"
 
 
 def test_bands_see_what_is_missing_and_what_is_too_much(tmp_path: pathlib.Path) -> None:

@@ -114,8 +114,8 @@ PERTURBING = [
     Fault(
         "classifier: goes on with another model's estimates",
         "guided/train/estimates.py",
-        "if known is not None and known != model.hash:",
-        "if known is not None and not model.hash:",
+        'if facts is not None and facts["estimates"] != model.hash:',
+        "if facts is not None and not model.hash:",
         f"{T}::test_one_of_estimates_learns_from_a_models_and_from_no_others",
     ),
     Fault(

@@ -12,7 +12,7 @@ from torch import Tensor
 import guided
 from guided.cond import Cond
 from guided.denoiser import EDM
-from guided.model import NoisyClassifier
+from guided.model import Model, NoisyClassifier
 from guided.nn import EncoderUNet, UNetConfig
 from guided.oracle import GaussianMixture
 from guided.train import fit, load_recipe, setup
@@ -32,6 +32,12 @@ def recipe(data: Path, out: Path, **changes: Any) -> dict[str, Any]:
         section, _, name = key.partition("__")
         values[section] = {**values.get(section, {}), name: value}
     return values
+
+
+def drawing(card: dict[str, Any] | None = None, **changes: Any) -> Model:
+    """A model of classes that draws pictures of the size of these."""
+    known = {"classes": build.CLASSES, "size": [8, 8], **(card or {})}
+    return build.model("tiny-class", card=known, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +92,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(whole: Path, data: Path, tmp_pa
 
 
 def test_one_of_estimates_learns_from_a_models_and_from_no_others(data: Path, tmp_path: Path) -> None:
-    model = build.class_model()
+    model = drawing()
     place = model.save(tmp_path / "model")
     values = {**recipe(data, tmp_path / "run"), "estimates": str(place)}
     steps = fit(values, device="cpu")
@@ -106,11 +112,52 @@ def test_one_of_estimates_learns_from_a_models_and_from_no_others(data: Path, tm
         (place / file.name).write_bytes(file.read_bytes())
     with pytest.raises(ValueError, match="are no longer those this run began with"):
         next(fit(values, device="cpu"))
-    with pytest.raises(ValueError, match="expected a model that draws pictures of 1 channels"):
-        grey = {**values, "out": str(tmp_path / "grey"), "data": {**values["data"], "channels": 1}}
-        next(fit(grey, device="cpu"))
     with pytest.raises(ValueError, match="estimates: only a classifier reads them"):
         load_recipe({**tiny(data, tmp_path), "estimates": str(place)})
+
+
+def test_one_of_estimates_says_whose_they_were_and_takes_no_noise(data: Path, tmp_path: Path) -> None:
+    model = drawing()
+    place = model.save(tmp_path / "model")
+    values = {**recipe(data, tmp_path / "run", train__images=8), "estimates": str(place)}
+    list(fit(values, device="cpu"))
+    judge = guided.load(tmp_path / "run")
+    assert isinstance(judge, NoisyClassifier)
+    assert judge.card["estimates"] == {"name": "tiny-class", "sha256": model.hash}
+    assert str(tmp_path) not in (tmp_path / "run" / "model" / "card.json").read_text(), "a card holds no paths"
+    x = torch.randn(2, 3, 8, 8)
+    assert bool(judge.log_prob(x).isfinite().all())
+    with pytest.raises(ValueError, match="tiny learnt from a model's estimates and knows no noise"):
+        judge.log_prob(x, torch.tensor(1.0))
+    noisy = NoisyClassifier(judge.network, judge.parametrization, judge.lo, judge.hi)
+    assert torch.equal(noisy(x), noisy(x, torch.tensor(judge.lo, dtype=torch.float64))), "no noise is the least"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"in_channels": 1, "out_channels": 1}, "draws pictures of 3 channels, 8 x 8 px"),
+        ({"card": {"size": [16, 16]}}, "draws pictures of 3 channels, 8 x 8 px"),
+        ({"image_channels": 3}, "from noise alone"),
+        ({"card": {"distilled": {"method": "consistency", "guide": None, "steps": 4, "w": None}}}, "give its teacher"),
+    ],
+)
+def test_what_gives_no_estimates_of_such_pictures_is_refused(
+    data: Path, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    place = drawing(**changes).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=f"^estimates: .*{told}"):
+        next(fit({**recipe(data, tmp_path / "run"), "estimates": str(place)}, device="cpu"))
+
+
+def test_a_classifier_and_a_cascade_give_no_estimates(whole: Path, data: Path, tmp_path: Path) -> None:
+    for given, told in (
+        (str(whole), "it draws none"),
+        ("emoji-128", "a cascade"),
+        ("no/where/at/all", "no such model"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=told):
+            next(fit({**recipe(data, tmp_path / "run"), "estimates": given}, device="cpu"))
 
 
 def test_what_a_classifier_cannot_use_is_refused(data: Path, tmp_path: Path) -> None:
@@ -158,7 +205,7 @@ def trained(data: GaussianMixture, kind: str, steps: int, batch: int = 96, lr: f
     judge = NoisyClassifier(EncoderUNet(config, (4, 4)), EDM(0.5), 0.02, 10.0)
     optimizer = torch.optim.AdamW(judge.parameters(), betas=(0.9, 0.99))
     recipe = Recipe(data=Data(path="none", condition="class"), task="classifier")
-    aim = objective(recipe, EDM(0.5), Estimates(data.denoiser(), "") if kind == "estimates" else None)
+    aim = objective(recipe, EDM(0.5), Estimates(data.denoiser(), "oracle", "") if kind == "estimates" else None)
     law, g = LogNormal(0.0, 1.3, 0.02, 10.0), torch.Generator().manual_seed(1)
     assert data.classes is not None
     for step in range(steps):
