@@ -7,11 +7,13 @@ between real pictures that were kept apart and the reference (the floor).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from guided.evaluate.features import batches
-from guided.evaluate.figures import DRAWS, Figure, Z, bootstrap, share, wilson
+from guided.evaluate.figures import DRAWS, Figure, bootstrap, reach, share, wilson
 
 LEAST = 50
 """Pictures that the kernel distance and the shares need in each set."""
@@ -22,7 +24,13 @@ CHUNK = 1024
 
 
 def frechet(
-    features: Tensor, reference: Tensor, *, floor: Tensor | None = None, at: str = "", draws: int = DRAWS
+    features: Tensor,
+    reference: Tensor,
+    *,
+    floor: Tensor | None = None,
+    at: str = "",
+    draws: int = DRAWS,
+    groups: Sequence[int] | None = None,
 ) -> Figure:
     """The Frechet distance of two Gaussians fitted to features (N, F) and reference (M, F); floor: (K, F) real ones.
 
@@ -30,6 +38,7 @@ def frechet(
     upwards, the more the fewer pictures; compare it at equal n alone. Raises ValueError below 2 F pictures a set:
     fewer leave the covariances too uncertain for the distance to mean anything. The interval is the bootstrap's; above
     256 features, where that would take hours, the normal one of the distance's influence function (Hampel 1974).
+    groups: of each row, where rows are windows of fewer pictures, see `figures.bootstrap`.
     """
     dim = features.shape[1]
     _check("FD", features, reference, 2 * dim, f"twice the {dim} features")
@@ -41,10 +50,10 @@ def frechet(
         return torch.stack([_frechet(*_moments(x, row), mean, cov, root) for row in weights])
 
     if dim > WIDE:
-        reach = Z * float(_influence(x, mean, root).norm()) / len(x)
-        low, high = value - reach, value + reach
+        around = reach(_influence(x, mean, root), groups)
+        low, high = value - around, value + around
     else:
-        low, high = bootstrap(statistic, len(x), draws, centre=value)
+        low, high = bootstrap(statistic, len(x), draws, centre=value, groups=groups)
     beside = {}
     if floor is not None and len(floor) >= 2 * dim:
         same = floor[: len(x)].double()
@@ -67,8 +76,8 @@ def farther(features: Tensor, other: Tensor, reference: Tensor, *, at: str = "")
     mean, root = reference.double().mean(0), _root(cov)
     one, two = (float(_frechet(*_moments(x.double()), mean, cov, root)) for x in (features, other))
     moved = _influence(features.double(), mean, root) - _influence(other.double(), mean, root)
-    reach = Z * float(moved.norm()) / len(features)
-    return Figure("FD, difference", one - two, one - two - reach, one - two + reach, len(features), at)
+    around = reach(moved)
+    return Figure("FD, difference", one - two, one - two - around, one - two + around, len(features), at)
 
 
 def _moments(x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -115,19 +124,25 @@ def _influence(x: Tensor, other: Tensor, root: Tensor) -> Tensor:
 
 
 def kernel(
-    features: Tensor, reference: Tensor, *, floor: Tensor | None = None, at: str = "", draws: int = DRAWS
+    features: Tensor,
+    reference: Tensor,
+    *,
+    floor: Tensor | None = None,
+    at: str = "",
+    draws: int = DRAWS,
+    groups: Sequence[int] | None = None,
 ) -> Figure:
     """The kernel distance: the unbiased squared MMD with the kernel (x.y / F + 1)^3 (Binkowski et al. 2018, KID).
 
-    features (N, F), reference (M, F), floor (K, F). It does not depend on n on average and may fall below 0. Raises
-    ValueError for fewer than 50 pictures a set, or more than 20,000.
+    features (N, F), reference (M, F), floor (K, F); groups: as in `frechet`. It does not depend on n on average and may
+    fall below 0. Raises ValueError for fewer than 50 pictures a set, or more than 20,000.
     """
     _check("KID", features, reference, LEAST, f"{LEAST}")
     x, y = features.double(), reference.double()
     inside = _within(y, torch.ones(1, len(y), dtype=torch.float64))[0]
     across = _between(x, y)
     value = float(_mmd(x, across, inside, torch.ones(1, len(x), dtype=torch.float64))[0])
-    low, high = bootstrap(lambda weights: _mmd(x, across, inside, weights), len(x), draws, centre=value)
+    low, high = bootstrap(lambda weights: _mmd(x, across, inside, weights), len(x), draws, centre=value, groups=groups)
     beside = {}
     if floor is not None and len(floor) >= LEAST:
         z = floor[: len(x)].double()

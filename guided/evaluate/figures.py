@@ -102,24 +102,55 @@ def counts(n: int, draws: int, seed: int = 0) -> Tensor:
 
 
 def bootstrap(
-    statistic: Callable[[Tensor], Tensor], n: int, draws: int = DRAWS, seed: int = 0, centre: float | None = None
+    statistic: Callable[[Tensor], Tensor],
+    n: int,
+    draws: int = DRAWS,
+    seed: int = 0,
+    centre: float | None = None,
+    groups: Sequence[int] | None = None,
 ) -> tuple[float, float]:
     """The 95 % percentile interval of a statistic of n samples, over resamplings with replacement (Efron 1979).
 
     statistic: weights (draws, n), how often each sample counts -> (draws,). centre: the statistic of the samples
     themselves; where given, the resampled values are shifted to have it as their mean, which takes out the bias that
-    repeated samples give a distance between distributions.
+    repeated samples give a distance between distributions. groups: of each sample, where those of one group hang
+    together and groups are what was drawn independently: whole groups are resampled.
     """
-    values = statistic(counts(n, draws, seed)).double()
+    place = _places(n, groups)
+    values = statistic(counts(int(place.max()) + 1, draws, seed)[:, place]).double()
     if centre is not None:
         values = values - values.mean() + centre
     low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
 
 
-def mean(name: str, values: Tensor, at: str = "", beside: Mapping[str, float] | None = None) -> Figure:
-    """The mean of independent values (N,) with its normal 95 % interval; raises ValueError for fewer than two."""
+def mean(
+    name: str,
+    values: Tensor,
+    at: str = "",
+    beside: Mapping[str, float] | None = None,
+    groups: Sequence[int] | None = None,
+) -> Figure:
+    """The mean of values (N,) with its normal 95 % interval; raises ValueError for fewer than two.
+
+    groups: as in `bootstrap`; the values, or the groups where they are given, are independent.
+    """
     if len(values) < 2:
         raise ValueError(f"{name}: a mean with its interval needs at least 2 values, got {len(values)}")
-    middle, error = float(values.double().mean()), float(values.double().std()) / math.sqrt(len(values))
-    return Figure(name, middle, middle - Z * error, middle + Z * error, len(values), at, beside or {})
+    middle, around = float(values.double().mean()), reach(values, groups)
+    return Figure(name, middle, middle - around, middle + around, len(values), at, beside or {})
+
+
+def reach(values: Tensor, groups: Sequence[int] | None = None) -> float:
+    """Half the normal 95 % interval of the mean of values (N,); groups: as in `bootstrap`. NaN for a single group."""
+    place = _places(len(values), groups)
+    count = int(place.max()) + 1
+    off = values.double().cpu() - values.double().mean().cpu()
+    sums = torch.zeros(count, dtype=torch.float64).index_add_(0, place, off)
+    return Z * float(sums.norm()) / len(values) * math.sqrt(count / (count - 1)) if count > 1 else math.nan
+
+
+def _places(n: int, groups: Sequence[int] | None) -> Tensor:
+    """The number of each sample's group, (n,)."""
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups or ()))}
+    return torch.arange(n) if groups is None else torch.tensor([numbers[group] for group in groups])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -68,10 +68,11 @@ def translations(
         results: list[Tensor] = []
         for how in ways:
             drawn, given = _restored(artist, unit(truth), number, how)
-            plain = levels(torch.stack([task.baseline(one) for one in given]))
-            found = judged(task, drawn, plain, truth, space, lpips)
-            figures += found if how is None else [replace(f, at=f"{f.at}, {told(how)}") for f in found]
             results.append(drawn)
+        plain = levels(torch.stack([task.baseline(one) for one in given]))
+        for how, drawn in zip(ways, results, strict=True):
+            found = judged(task, drawn, plain, truth, space, lpips, groups)
+            figures += found if how is None else [replace(f, at=f"{f.at}, {told(how)}") for f in found]
         shown += [part[few] for part in (levels(given.nan_to_num(0.0)), plain, *results, truth)]
     settings = {
         "pictures": f"{len(truth)} of {len(set(groups))} that were kept out"
@@ -132,27 +133,40 @@ def _planned(artist: Artist, x0: Tensor, seeds: Sequence[int], number: int, how:
 
 
 def judged(
-    task: Task, drawn: Tensor, plain: Tensor, truth: Tensor, space: Features, lpips: Lpips | None = None
+    task: Task,
+    drawn: Tensor,
+    plain: Tensor,
+    truth: Tensor,
+    space: Features,
+    lpips: Lpips | None = None,
+    groups: Sequence[int] | None = None,
 ) -> list[Figure]:
-    """The figures of one task: results, the baseline's answers and the truth, all uint8 (N, C, H, W)."""
-    at = repr(task)
+    """The figures of one task: results, the baseline's answers and the truth, all uint8 (N, C, H, W).
+
+    groups: the picture that each is of. Several windows of one hang together, so intervals are over pictures.
+    """
+    groups = None if groups is None or len(set(groups)) in (1, len(truth)) else groups
+    at, average = repr(task), partial(mean, groups=groups)
     features, other, own = space(drawn), space(plain), space(truth)
     figures = []
     if len(truth) >= 2 * own.shape[1]:
-        beside = {"baseline": frechet(other, own, draws=2).value}
-        figures.append(replace(frechet(features, own, at=at), beside=beside))
-        figures.append(replace(kernel(features, own, at=at), beside={"baseline": kernel(other, own, draws=2).value}))
+        plainly = {"baseline": frechet(other, own, draws=2).value}, {"baseline": kernel(other, own, draws=2).value}
+        figures.append(replace(frechet(features, own, at=at, groups=groups), beside=plainly[0]))
+        figures.append(replace(kernel(features, own, at=at, groups=groups), beside=plainly[1]))
     far = perceptual(FINE, plain, truth).mean()
-    figures.append(mean("perceptual distance", perceptual(FINE, drawn, truth), at, {"baseline": float(far)}))
+    figures.append(average("perceptual distance", perceptual(FINE, drawn, truth), at, {"baseline": float(far)}))
     if lpips is not None:
-        figures.append(mean("LPIPS", lpips(drawn, truth), at, {"baseline": float(lpips(plain, truth).mean())}))
-    figures.append(mean("PSNR, dB", _psnr(drawn, truth), at, {"baseline": float(_psnr(plain, truth).mean())}))
+        figures.append(average("LPIPS", lpips(drawn, truth), at, {"baseline": float(lpips(plain, truth).mean())}))
+    figures.append(average("PSNR, dB", _psnr(drawn, truth), at, {"baseline": float(_psnr(plain, truth).mean())}))
     if isinstance(task, Down) and task.of_means:
-        figures += _consistency(task, drawn, plain, truth, at)
+        figures += _consistency(task, drawn, plain, truth, average)
     return figures
 
 
-def _consistency(task: Down, drawn: Tensor, plain: Tensor, truth: Tensor, at: str) -> list[Figure]:
+def _consistency(
+    task: Down, drawn: Tensor, plain: Tensor, truth: Tensor, average: Callable[..., Figure]
+) -> list[Figure]:
+    at = repr(task)
     small, again, base = (box(part.double(), task.factor) for part in (truth, drawn, plain))
     exact = levels(consistent(unit(drawn), box(unit(truth), task.factor), task.factor)).double()
     beside = {
@@ -160,9 +174,9 @@ def _consistency(task: Down, drawn: Tensor, plain: Tensor, truth: Tensor, at: st
         "exact": float(_psnr(box(exact, task.factor), small).mean()),
     }
     colour = (again - small).mean((2, 3))
-    figures = [mean("consistency PSNR, dB", _psnr(again, small), at, beside)]
+    figures = [average("consistency PSNR, dB", _psnr(again, small), at, beside)]
     for channel in range(colour.shape[1]):
-        figures.append(mean(f"colour error of channel {channel}, in 1/255", colour[:, channel], at))
+        figures.append(average(f"colour error of channel {channel}, in 1/255", colour[:, channel], at))
     return figures
 
 

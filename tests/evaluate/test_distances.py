@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import scipy.linalg
 import torch
@@ -71,6 +73,20 @@ def test_intervals_cover_the_mean_over_repeated_draws(distance: object) -> None:
     widths = sum(figure.high - figure.low for figure in figures) / len(figures)
     values = torch.tensor([figure.value for figure in figures])
     assert widths == pytest.approx(2 * 1.96 * float(values.std()), rel=0.35)
+
+
+@pytest.mark.parametrize("distance", [frechet, kernel])
+def test_windows_of_one_picture_are_resampled_with_it(distance: Any) -> None:
+    """Repeated rows say nothing new, and by groups the interval does not narrow; in FD it is that of the rows alone."""
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(60, 3, generator=rng) + 0.4, torch.randn(200, 3, generator=rng)
+    twice, groups = x.repeat_interleave(3, 0), [i for i in range(60) for _ in range(3)]
+    alone, grouped, apart = distance(x, y), distance(twice, y, groups=groups), distance(twice, y)
+    width = [figure.high - figure.low for figure in (alone, grouped, apart)]
+    assert width[1] > 0.95 * width[0] and width[2] < 0.85 * width[0]
+    if distance is frechet:
+        assert width[1] == pytest.approx(width[0], rel=0.1)
+    assert distance(x, y, groups=list(range(60))) == alone
 
 
 def test_coverage_by_counting() -> None:

@@ -65,6 +65,27 @@ def test_a_mean_has_its_normal_interval() -> None:
         mean("x", torch.ones(1))
 
 
+def test_what_hangs_together_is_resampled_together() -> None:
+    """30 pictures in five windows each that say the same are 30 values, not 150; so says the bootstrap's interval."""
+    values = torch.randn(30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    five, groups = values.repeat_interleave(5), [7 * i for i in range(30) for _ in range(5)]
+    alone, grouped, apart = mean("x", values), mean("x", five, groups=groups), mean("x", five)
+    assert grouped.value == pytest.approx(alone.value) and grouped.n == 150
+    assert grouped.high - grouped.value == pytest.approx(alone.high - alone.value)
+    assert apart.high - apart.value < 0.5 * (alone.high - alone.value)
+    once = bootstrap(lambda weights: weights @ values / weights.sum(1), 30, draws=400)
+    often = bootstrap(lambda weights: weights @ five / weights.sum(1), 150, draws=400, groups=groups)
+    assert often == pytest.approx(once)
+    # Groups of unequal sizes: the standard error of a ratio, by its formula.
+    uneven, sizes = torch.cat([values[:20], values[20:].repeat_interleave(3)]), [1] * 20 + [3] * 10
+    named = [i for i, size in enumerate(sizes) for _ in range(size)]
+    middle = float(uneven.mean())
+    square = sum((size * (float(v) - middle)) ** 2 for v, size in zip(values, sizes, strict=True)) * 30 / 29
+    found = mean("x", uneven, groups=named)
+    assert found.high - found.value == pytest.approx(1.959964 * square**0.5 / 50)
+    assert math.isnan(mean("x", uneven, groups=[0] * 50).high), "of one picture nothing is known of others"
+
+
 def test_figures_read_as_a_line_and_as_json() -> None:
     figure = share("right", [True, True, False, True], "w = 2", {"chance": 0.25})
     assert str(figure).startswith("right (w = 2): 75.0 % [30.1 %, 95.4 %], n = 4, chance 25.0 %")

@@ -38,8 +38,8 @@ JUDGING = [
     Fault(
         "FD's intervals keep the bias of resampling",
         DISTANCES,
-        "low, high = bootstrap(statistic, len(x), draws, centre=value)",
-        "low, high = bootstrap(statistic, len(x), draws)",
+        "low, high = bootstrap(statistic, len(x), draws, centre=value, groups=groups)",
+        "low, high = bootstrap(statistic, len(x), draws, groups=groups)",
         f"{E}/test_truth.py::test_intervals_hold_the_truth",
     ),
     Fault(
@@ -216,5 +216,12 @@ JUDGING = [
         "guide=how if isinstance(how, str) else None",
         "guide=None",
         f"{E}/test_translations.py::test_guides_are_judged_side_by_side_with_what_they_cost",
+    ),
+    Fault(
+        "windows of one picture are taken for pictures",
+        "guided/evaluate/figures.py",
+        "counts(int(place.max()) + 1, draws, seed)[:, place]",
+        "counts(len(place), draws, seed)",
+        f"{E}/test_distances.py::test_windows_of_one_picture_are_resampled_with_it",
     ),
 ]
