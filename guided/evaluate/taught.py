@@ -19,9 +19,9 @@ from guided.noise import Noise, generator
 
 SURE = 4.0
 """Standard errors that a difference has to exceed."""
-LINEAR, PLAIN, EARLY = 0.75, 0.5, 0.97
-"""Shares of an error from which on a stage counts as under-trained: of a linear filter's, of plain enlarging's, of its
-own early snapshot's."""
+LINEAR, PLAIN, DETAIL, EARLY = 0.75, 0.5, 0.5, 0.97
+"""Shares of an error from which on a stage counts as under-trained: of a linear filter's, of plain enlarging's, of a
+linear filter's of the detail that is to be added, of its own early snapshot's."""
 KERNEL, HEARD = 0.99, 0.995
 """Shares of a loss below which another kernel suits a network better, or the level it is told helps it."""
 
@@ -148,6 +148,10 @@ def enlarging(stage: Model, number: int, images: Tensor, seed: int, batch: int) 
         share = float(loss(declared, at=[0.9 * stage.denoiser.hi]).sum() / trivial.sum())
         if share > PLAIN:
             return [_untrained(number, f"its best guess has {share:.2f} of the error of plain enlarging")]
+        detail, last = x0 - declared, sigmas[-1]
+        share = float(loss(declared, at=[last]).sum() / _wiener(detail, detail + last * noise, last).sum())
+        if share > DETAIL:
+            return [_untrained(number, f"at sigma {last:.2g} its error is {share:.2f} of a linear filter's")]
     early = stage.early()
     findings = [] if early is None else _grown(number, own, loss(declared, by=early))
     if taught.augment is None or findings:

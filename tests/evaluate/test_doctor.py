@@ -27,13 +27,20 @@ class Memory(nn.Module):
     """A network that knows every picture and finds the one it is shown: near perfect where it is shown as it learnt.
 
     taught: how its pictures were made small. lost: it takes another for the one it is shown. hears: whether it believes
-    the level it is told.
+    the level it is told. rough: how far its detail is off.
     """
 
     accepts = frozenset({"image", "aug", "label"})
 
     def __init__(
-        self, pictures: Tensor, taught: degrade.Down, lost: bool, bias: float, hears: bool, worn: float = 0.0
+        self,
+        pictures: Tensor,
+        taught: degrade.Down,
+        lost: bool,
+        bias: float,
+        hears: bool,
+        worn: float = 0.0,
+        rough: float = 0.0,
     ) -> None:
         super().__init__()
         self.config = dataclasses.replace(preset("tiny-local"), aug=True)
@@ -41,7 +48,7 @@ class Memory(nn.Module):
         self.shown = torch.stack([taught(one, torch.Generator().manual_seed(0))[0] for one in pictures])
         self.parameter = nn.Parameter(torch.zeros(1))
         self.labels: set[int] = set()
-        self.worn = worn
+        self.worn, self.rough = worn, rough
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Any) -> Tensor:
         image = cond.image
@@ -55,6 +62,8 @@ class Memory(nn.Module):
         off = (distance.min(1).values - expected).clamp_min(0).sqrt()[:, None, None, None]
         answer = found + off * torch.sign(found - image)
         answer[:, 0] += self.bias
+        answer[..., ::2] += self.rough
+        answer[..., 1::2] -= self.rough
         if self.worn and cond.aug is not None:
             answer = answer * (1 + self.worn * cond.aug[:, None, None, None])
         return answer
@@ -106,6 +115,7 @@ def built(folder: pathlib.Path, **how: Any) -> Cascade:
         how.get("second", 0.0),
         how.get("hears", True),
         how.get("worn", 0.0),
+        how.get("rough", 0.0),
     )
     data = {"recipe": {"data": {"path": "x", "condition": "class", "hold_out": None}}}
     names = [f"{i:02d}" for i in range(48)]
@@ -138,6 +148,14 @@ def test_a_sound_cascade_is_called_sound(folder: pathlib.Path) -> None:
 def test_a_stage_that_learnt_nothing_is_named(folder: pathlib.Path) -> None:
     assert (1, "under-trained") in kinds(built(folder, good=False), folder)
     assert (2, "under-trained") in kinds(built(folder, lost=True), folder)
+
+
+def test_a_stage_whose_detail_is_that_of_a_filter_is_named(folder: pathlib.Path) -> None:
+    """Its guess is far better than plain enlarging, but what little noise hides it finds no better than a filter."""
+    assert kinds(built(folder, rough=0.09), folder) == [(2, "under-trained")]
+    found = examine(built(folder, rough=0.09), str(folder), Doctor(n=48, batch=48)).findings[0].evidence
+    assert "at sigma 0.1" in found and "of a linear filter's" in found
+    assert kinds(built(folder, rough=0.04), folder) == []
 
 
 def test_a_colour_that_is_off_is_named(folder: pathlib.Path) -> None:

@@ -146,4 +146,11 @@ TRANSLATING = [
         "best = max(((float(loss(*way).mean()), way) for way in ways)",
         "tests/evaluate/test_doctor.py::test_a_kernel_that_it_never_learnt_is_named",
     ),
+    Fault(
+        "doctor: detail no better than a filter's passes",
+        "guided/evaluate/taught.py",
+        "if share > DETAIL:",
+        "if share > 1 / DETAIL:",
+        "tests/evaluate/test_doctor.py::test_a_stage_whose_detail_is_that_of_a_filter_is_named",
+    ),
 ]
