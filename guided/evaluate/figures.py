@@ -114,10 +114,14 @@ def bootstrap(
     statistic: weights (draws, n), how often each sample counts -> (draws,). centre: the statistic of the samples
     themselves; where given, the resampled values are shifted to have it as their mean, which takes out the bias that
     repeated samples give a distance between distributions. groups: of each sample, where those of one group hang
-    together and groups are what was drawn independently: whole groups are resampled.
+    together and groups are what was drawn independently: whole groups are resampled; of a single one nothing is known
+    of others, NaN.
     """
     place = _places(n, groups)
-    values = statistic(counts(int(place.max()) + 1, draws, seed)[:, place]).double()
+    count = int(place.max()) + 1
+    if groups is not None and count == 1:
+        return math.nan, math.nan
+    values = statistic(counts(count, draws, seed)[:, place]).double()
     if centre is not None:
         values = values - values.mean() + centre
     low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
@@ -145,8 +149,8 @@ def reach(values: Tensor, groups: Sequence[int] | None = None) -> float:
     """Half the normal 95 % interval of the mean of values (N,); groups: as in `bootstrap`. NaN for a single group."""
     place = _places(len(values), groups)
     count = int(place.max()) + 1
-    off = values.double().cpu() - values.double().mean().cpu()
-    sums = torch.zeros(count, dtype=torch.float64).index_add_(0, place, off)
+    off = values.double().cpu()
+    sums = torch.zeros(count, dtype=torch.float64).index_add_(0, place, off - off.mean())
     return Z * float(sums.norm()) / len(values) * math.sqrt(count / (count - 1)) if count > 1 else math.nan
 
 

@@ -159,7 +159,7 @@ class Artist:
         return self.counted(lambda: quiet.draw(how, ["a picture"] if text else None, [0] if classes else None), how)
 
     def counted(self, one: Callable[[], object], how: How) -> Figure:
-        """How many evaluations of the model's own network it takes to make one picture."""
+        """How many evaluations of the model's network it takes to make one picture, its early snapshot's among them."""
         rows: list[int] = []
         network = self.model.denoiser.network
         hook = network.register_forward_hook(lambda module, args, out: rows.append(len(out)))

@@ -145,7 +145,6 @@ def judged(
 
     groups: the picture that each is of. Several windows of one hang together, so intervals are over pictures.
     """
-    groups = None if groups is None or len(set(groups)) in (1, len(truth)) else groups
     at, average = repr(task), partial(mean, groups=groups)
     features, other, own = space(drawn), space(plain), space(truth)
     figures = []

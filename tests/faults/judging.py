@@ -220,7 +220,7 @@ JUDGING = [
     Fault(
         "windows of one picture are taken for pictures",
         "guided/evaluate/figures.py",
-        "counts(int(place.max()) + 1, draws, seed)[:, place]",
+        "counts(count, draws, seed)[:, place]",
         "counts(len(place), draws, seed)",
         f"{E}/test_distances.py::test_windows_of_one_picture_are_resampled_with_it",
     ),
